@@ -1,0 +1,167 @@
+//! The language model: embedding, LSTM, linear head.
+
+use burn::config::Config;
+use burn::module::{Module, Param};
+use burn::tensor::module::embedding;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use crate::dropout::dropout;
+use crate::{Initializer, Lstm, LstmConfig, LstmState, Seed, identify_parameters};
+
+/// How the weights of a [`CharLstm`] are drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Initialization {
+    /// Embedding N(0, 1); LSTM as [`LstmConfig`] has it by default; head Xavier, its bias zero.
+    #[default]
+    Poquelin,
+    /// As `nn.Embedding`, `nn.LSTM` and `nn.Linear` draw them: N(0, 1), then U(−1/√H, 1/√H)
+    /// throughout.
+    Pytorch,
+}
+
+/// Configuration of a [`CharLstm`].
+#[derive(Config, Debug, Copy)]
+pub struct CharLstmConfig {
+    /// V, the number of distinct tokens.
+    pub vocabulary: usize,
+    /// H, the hidden width.
+    pub d_hidden: usize,
+    /// E, the width of the embedding; H where `None`.
+    pub d_embedding: Option<usize>,
+    /// L, the number of layers.
+    #[config(default = 1)]
+    pub layers: usize,
+    /// The probability of dropping an element of the outputs of each layer, the last included,
+    /// in [`CharLstm::forward_with_dropout`].
+    #[config(default = 0.0)]
+    pub dropout: f64,
+    /// Whether the head uses the embedding's weights (Press and Wolf 2017,
+    /// <https://arxiv.org/abs/1608.05859>); needs E = H.
+    #[config(default = false)]
+    pub tied: bool,
+    /// How the weights are drawn.
+    #[config(default = "Initialization::Poquelin")]
+    pub initialization: Initialization,
+}
+
+impl CharLstmConfig {
+    /// Draws the weights.
+    ///
+    /// # Panics
+    ///
+    /// Where the vocabulary or a width is 0, `dropout` is not in [0, 1), or the weights are tied
+    /// and E is not H.
+    pub fn init(&self, seed: Seed, device: &Device) -> CharLstm {
+        let Self { vocabulary, d_hidden, layers, dropout, tied, .. } = *self;
+        let d_embedding = self.d_embedding.unwrap_or(d_hidden);
+        assert!(vocabulary > 0, "a vocabulary has at least one token");
+        assert!(
+            !tied || d_embedding == d_hidden,
+            "tied weights need an embedding as wide as the hidden state, \
+             got {d_embedding} and {d_hidden}"
+        );
+        let lstm = LstmConfig::new(d_embedding, d_hidden).with_layers(layers).with_dropout(dropout);
+        let (lstm, head, head_bias) = match self.initialization {
+            Initialization::Poquelin => (lstm, Initializer::XavierUniform, Initializer::Zeros),
+            Initialization::Pytorch => {
+                let uniform = Initializer::Uniform { bound: 1.0 / (d_hidden as f64).sqrt() };
+                (lstm.pytorch(), uniform, uniform)
+            }
+        };
+        let draw = |initializer: Initializer, shape: [usize; 2], purpose: &str| {
+            initializer.draw(shape, 1, seed.derive(purpose, 0))
+        };
+        // With tied weights the embedding is the head too, and is drawn as a head.
+        let embedding = if tied { head } else { Initializer::Normal { std: 1.0 } };
+        let head_bias = head_bias.draw_vector(vocabulary, 1, seed.derive("head bias", 0));
+        identify_parameters(CharLstm {
+            embedding: Param::from_data(
+                draw(embedding, [vocabulary, d_embedding], "embedding"),
+                device,
+            ),
+            lstm: lstm.init(seed.derive("lstm", 0), device),
+            head: (!tied)
+                .then(|| Param::from_data(draw(head, [d_hidden, vocabulary], "head"), device)),
+            head_bias: Param::from_data(TensorData::new(head_bias, [vocabulary]), device),
+            dropout,
+        })
+    }
+}
+
+/// A character (or byte) language model: embedding, stacked LSTM, linear head.
+///
+/// Configured by [`CharLstmConfig`]. Its parameters' ids follow from their paths, so use one
+/// `CharLstm` per optimizer.
+#[derive(Module, Debug)]
+pub struct CharLstm {
+    /// The embedding, `[V, E]`.
+    pub embedding: Param<Tensor<2>>,
+    /// The recurrent layers.
+    pub lstm: Lstm,
+    /// The head's weight, `[H, V]`; where it is absent, the embedding's transpose serves.
+    pub head: Option<Param<Tensor<2>>>,
+    /// The head's bias, `[V]`.
+    pub head_bias: Param<Tensor<1>>,
+    /// The probability of dropping an element of the outputs of each layer.
+    pub dropout: f64,
+}
+
+impl CharLstm {
+    /// Scores the token that follows each token, without dropout.
+    ///
+    /// # Shapes
+    ///
+    /// - tokens: `[B, T]`, each below V
+    /// - state: `[L, B, H]`; zeros where `None`
+    /// - logits: `[B, T, V]`
+    /// - final state: `[L, B, H]`
+    ///
+    /// # Panics
+    ///
+    /// Where a shape is not the one expected.
+    pub fn forward(
+        &self,
+        tokens: Tensor<2, Int>,
+        state: Option<LstmState>,
+    ) -> (Tensor<3>, LstmState) {
+        let (output, state) = self.lstm.forward(self.embed(tokens), state);
+        (self.score(output), state)
+    }
+
+    /// As [`forward`](Self::forward), with dropout after every layer. The masks follow from
+    /// `seed`: give each training step its own.
+    pub fn forward_with_dropout(
+        &self,
+        tokens: Tensor<2, Int>,
+        state: Option<LstmState>,
+        seed: Seed,
+    ) -> (Tensor<3>, LstmState) {
+        let embedded = self.embed(tokens);
+        let (output, state) = self.lstm.forward_with_dropout(embedded, state, seed);
+        let output = dropout(output, self.dropout, seed.derive("head", 0));
+        (self.score(output), state)
+    }
+
+    /// V.
+    pub fn vocabulary(&self) -> usize {
+        self.embedding.dims()[0]
+    }
+
+    fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+        embedding(self.embedding.val(), tokens)
+    }
+
+    /// The linear head over all steps at once: `[B, T, H]` to `[B, T, V]`.
+    fn score(&self, output: Tensor<3>) -> Tensor<3> {
+        let [batch, steps, d_hidden] = output.dims();
+        let weight = match &self.head {
+            Some(head) => head.val(),
+            None => self.embedding.val().transpose(),
+        };
+        let flat = output.reshape([batch * steps, d_hidden]).matmul(weight);
+        let logits = flat + self.head_bias.val().unsqueeze();
+        logits.reshape([batch, steps, self.vocabulary()])
+    }
+}

@@ -1,0 +1,212 @@
+//! The stacked LSTM.
+
+use burn::config::Config;
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use crate::dropout::dropout;
+use crate::{CellState, Initializer, LstmCell, LstmState, Seed, sequence};
+
+/// How the recurrence of a layer is computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Implementation {
+    /// As one operation with a backward pass of its own, where the backend has it (float32 on
+    /// ndarray and flex); as the reference elsewhere.
+    #[default]
+    Fused,
+    /// In plain tensor operations: the specification.
+    Reference,
+}
+
+/// Configuration of an [`Lstm`].
+#[derive(Config, Debug, Copy)]
+pub struct LstmConfig {
+    /// D, the width of the input.
+    pub d_input: usize,
+    /// H, the width of every layer's hidden state.
+    pub d_hidden: usize,
+    /// L, the number of stacked layers; each reads the outputs of the one below.
+    #[config(default = 1)]
+    pub layers: usize,
+    /// Whether the gates have biases.
+    #[config(default = true)]
+    pub bias: bool,
+    /// The probability of dropping an element between two layers, in
+    /// [`Lstm::forward_with_dropout`].
+    #[config(default = 0.0)]
+    pub dropout: f64,
+    /// How each gate's block of the input weights is drawn.
+    #[config(default = "Initializer::XavierUniform")]
+    pub input_initializer: Initializer,
+    /// How each gate's block of the recurrent weights is drawn.
+    #[config(default = "Initializer::Orthogonal")]
+    pub recurrent_initializer: Initializer,
+    /// How the biases are drawn.
+    #[config(default = "Initializer::Zeros")]
+    pub bias_initializer: Initializer,
+    /// What the two biases of the forget gate add up to at first, whatever `bias_initializer`
+    /// draws; `None` leaves what was drawn. A cell that begins by remembering learns long
+    /// dependencies sooner (Jozefowicz et al. 2015,
+    /// <https://proceedings.mlr.press/v37/jozefowicz15.html>).
+    #[config(default = "Some(1.0)")]
+    pub forget_bias: Option<f64>,
+    /// How the recurrence is computed.
+    #[config(default = "Implementation::Fused")]
+    pub implementation: Implementation,
+}
+
+impl LstmConfig {
+    /// The initialisation of PyTorch's `nn.LSTM`: everything from U(−1/√H, 1/√H).
+    pub fn pytorch(self) -> Self {
+        let uniform = Initializer::Uniform { bound: 1.0 / (self.d_hidden as f64).sqrt() };
+        Self {
+            input_initializer: uniform,
+            recurrent_initializer: uniform,
+            bias_initializer: uniform,
+            forget_bias: None,
+            ..self
+        }
+    }
+
+    /// Draws the weights of a stack.
+    ///
+    /// # Panics
+    ///
+    /// Where a width or the number of layers is 0, or `dropout` is not in [0, 1).
+    pub fn init(&self, seed: Seed, device: &Device) -> Lstm {
+        let Self { layers, dropout, implementation, .. } = *self;
+        assert!(layers > 0, "an LSTM has at least one layer");
+        assert!((0.0..1.0).contains(&dropout), "dropout: expected [0, 1), got {dropout}");
+        let layer = |index: usize| {
+            let d_input = if index == 0 { self.d_input } else { self.d_hidden };
+            Self { d_input, ..*self }.init_cell(seed.derive("layer", index as u64), device)
+        };
+        Lstm { layers: (0..layers).map(layer).collect(), dropout, implementation }
+    }
+
+    /// Draws the weights of one cell, whatever `layers` says.
+    ///
+    /// # Panics
+    ///
+    /// Where a width is 0.
+    pub fn init_cell(&self, seed: Seed, device: &Device) -> LstmCell {
+        let Self { d_input, d_hidden, .. } = *self;
+        assert!(
+            d_input > 0 && d_hidden > 0,
+            "widths of an LSTM are at least 1, got d_input {d_input} and d_hidden {d_hidden}"
+        );
+        let weight = |initializer: Initializer, rows: usize, purpose: &str| {
+            let data = initializer.draw([rows, d_hidden], 4, seed.derive(purpose, 0));
+            Param::from_data(data, device)
+        };
+        let bias = |purpose: &str, forget: Option<f64>| {
+            self.bias
+                .then(|| Param::from_data(self.draw_bias(seed.derive(purpose, 0), forget), device))
+        };
+        LstmCell {
+            weight_input: weight(self.input_initializer, d_input, "weight_input"),
+            weight_recurrent: weight(self.recurrent_initializer, d_hidden, "weight_recurrent"),
+            bias_input: bias("bias_input", self.forget_bias),
+            bias_recurrent: bias("bias_recurrent", self.forget_bias.map(|_| 0.0)),
+        }
+    }
+
+    fn draw_bias(&self, seed: Seed, forget: Option<f64>) -> TensorData {
+        let h = self.d_hidden;
+        let mut values = self.bias_initializer.draw_vector(h, 4, seed);
+        if let Some(forget) = forget {
+            values[h..2 * h].fill(forget as f32);
+        }
+        TensorData::new(values, [4 * h])
+    }
+}
+
+/// Stacked LSTM layers over whole sequences (PyTorch's `nn.LSTM` with `batch_first=True`).
+///
+/// The equations stand at [`LstmCell`]. Configured by [`LstmConfig`].
+#[derive(Module, Debug)]
+pub struct Lstm {
+    /// The layers, the lowest first.
+    pub layers: Vec<LstmCell>,
+    /// The probability of dropping an element between two layers.
+    pub dropout: f64,
+    /// How the recurrence is computed.
+    #[module(skip)]
+    pub implementation: Implementation,
+}
+
+impl Lstm {
+    /// Runs the stack over a sequence, without dropout.
+    ///
+    /// # Shapes
+    ///
+    /// - input: `[B, T, D]`, B and T at least 1
+    /// - state: `[L, B, H]`; zeros where `None`
+    /// - output: `[B, T, H]`, the hidden states of the highest layer
+    /// - final state: `[L, B, H]`
+    ///
+    /// # Panics
+    ///
+    /// Where a shape is not the one expected.
+    pub fn forward(&self, input: Tensor<3>, state: Option<LstmState>) -> (Tensor<3>, LstmState) {
+        self.run(input, state, |_, output| output)
+    }
+
+    /// As [`forward`](Self::forward), with dropout of the outputs of every layer but the last,
+    /// as PyTorch does in training. The masks follow from `seed`: give each step its own.
+    pub fn forward_with_dropout(
+        &self,
+        input: Tensor<3>,
+        state: Option<LstmState>,
+        seed: Seed,
+    ) -> (Tensor<3>, LstmState) {
+        self.run(input, state, |layer, output| {
+            dropout(output, self.dropout, seed.derive("between layers", layer as u64))
+        })
+    }
+
+    /// A state of zeros for `batch` lanes.
+    pub fn zero_state(&self, batch: usize, device: &Device) -> LstmState {
+        LstmState::zeros(self.layers.len(), batch, self.d_hidden(), device)
+    }
+
+    /// D.
+    pub fn d_input(&self) -> usize {
+        self.layers[0].d_input()
+    }
+
+    /// H.
+    pub fn d_hidden(&self) -> usize {
+        self.layers[0].d_hidden()
+    }
+
+    /// Runs the layers one above the other; `between` sees the outputs of every layer but the
+    /// last on their way up.
+    fn run(
+        &self,
+        input: Tensor<3>,
+        state: Option<LstmState>,
+        between: impl Fn(usize, Tensor<3>) -> Tensor<3>,
+    ) -> (Tensor<3>, LstmState) {
+        let [batch, steps, _] = input.dims();
+        assert!(steps > 0, "a sequence has at least one time step");
+        assert!(batch > 0, "a batch has at least one lane");
+        let state = state.unwrap_or_else(|| self.zero_state(batch, &input.device()));
+        let layers = self.layers.len();
+        let expected = [layers, batch, self.d_hidden()];
+        assert_eq!(state.dims(), expected, "the shape [L, B, H] of the initial state");
+
+        let mut finals: Vec<CellState> = Vec::with_capacity(layers);
+        let mut sequence = input;
+        for (index, (cell, initial)) in self.layers.iter().zip(state.into_layers()).enumerate() {
+            if index > 0 {
+                sequence = between(index - 1, sequence);
+            }
+            let (output, last) = sequence::forward(cell, sequence, initial, self.implementation);
+            sequence = output;
+            finals.push(last);
+        }
+        (sequence, LstmState::from_layers(finals))
+    }
+}

@@ -1,0 +1,133 @@
+use burn::tensor::{Int, Tensor, TensorData};
+use poquelin_model::{CellState, CharLstmConfig, LstmConfig, LstmState, Seed};
+
+use crate::support::{cosines, devices, relative_error, tensor, values};
+
+#[test]
+fn a_sequence_in_pieces_is_the_sequence_whole() {
+    for (name, device) in devices() {
+        let lstm = LstmConfig::new(3, 5).with_layers(2).init(Seed::new(1), &device);
+        let x = tensor(cosines(1, 2 * 9 * 3, 1.0), [2, 9, 3], &device);
+        let (whole, last) = lstm.forward(x.clone(), None);
+        for cuts in [vec![4, 5], vec![1; 9], vec![8, 1]] {
+            let mut state = None;
+            let mut start = 0;
+            let mut pieces = Vec::new();
+            for length in cuts {
+                let (output, next) = lstm.forward(x.clone().narrow(1, start, length), state);
+                pieces.push(output);
+                state = Some(next.detach());
+                start += length;
+            }
+            let error = relative_error(&values(Tensor::cat(pieces, 1)), &values(whole.clone()));
+            assert!(error < 1e-6, "{name}: {error:e}");
+            let error = relative_error(&values(state.unwrap().c()), &values(last.c()));
+            assert!(error < 1e-6, "{name}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn a_cell_makes_the_steps_of_its_layer() {
+    for (name, device) in devices() {
+        let lstm = LstmConfig::new(3, 4).init(Seed::new(2), &device);
+        let x = tensor(cosines(2, 2 * 6 * 3, 1.0), [2, 6, 3], &device);
+        let (output, _) = lstm.forward(x.clone(), None);
+        let mut state =
+            CellState { h: Tensor::zeros([2, 4], &device), c: Tensor::zeros([2, 4], &device) };
+        for step in 0..6 {
+            state = lstm.layers[0].forward(x.clone().narrow(1, step, 1).reshape([2, 3]), state);
+            let expected = values(output.clone().narrow(1, step, 1));
+            let error = relative_error(&values(state.h.clone()), &expected);
+            assert!(error < 1e-6, "{name}, step {step}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn lanes_do_not_see_each_other() {
+    for (name, device) in devices() {
+        let lstm = LstmConfig::new(3, 5).with_layers(2).init(Seed::new(3), &device);
+        let x = tensor(cosines(3, 4 * 6 * 3, 1.0), [4, 6, 3], &device);
+        let (_, state) = lstm.forward(x.clone(), None);
+
+        let order = [2, 0, 3, 1];
+        let reordered = values(state.clone().reorder(&order).h());
+        let lanes = Tensor::<1, Int>::from_data(TensorData::new(vec![1i32, 1], [2]), &device);
+        let selected = state.clone().select(lanes);
+        assert_eq!(selected.dims(), [2, 2, 5]);
+        for layer in 0..2 {
+            for (place, &lane) in order.iter().enumerate() {
+                let (_, alone) = lstm.forward(x.clone().narrow(0, lane, 1), None);
+                let expected = &values(alone.h())[layer * 5..][..5];
+                let got = &reordered[(layer * 4 + place) * 5..][..5];
+                assert!(relative_error(got, expected) < 1e-6, "{name}, lane {lane}");
+                if lane == 1 {
+                    let picked = values(selected.h());
+                    for copy in 0..2 {
+                        let got = &picked[(layer * 2 + copy) * 5..][..5];
+                        assert!(relative_error(got, expected) < 1e-6, "{name}, copy {copy}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn detaching_truncates_the_gradient() {
+    for (name, device) in devices() {
+        let device = device.autodiff();
+        let lstm = LstmConfig::new(2, 3).with_layers(2).init(Seed::new(4), &device);
+        let x = tensor(cosines(4, 8, 1.0), [1, 4, 2], &device).require_grad();
+        let (_, state) = lstm.forward(x.clone(), None);
+        let later = tensor(cosines(5, 4, 1.0), [1, 2, 2], &device);
+        let gradient = |state: LstmState| {
+            let (output, _) = lstm.forward(later.clone(), Some(state));
+            x.grad(&output.sum().backward())
+        };
+        assert!(gradient(state.clone()).is_some(), "{name}: a state carries its history");
+        assert!(gradient(state.detach()).is_none(), "{name}: a detached state has none");
+    }
+}
+
+#[test]
+fn tensors_of_pytorchs_shape_come_back_as_they_were() {
+    let (_, device) = devices().remove(0);
+    let h = tensor(cosines(6, 24, 1.0), [3, 2, 4], &device);
+    let c = tensor(cosines(7, 24, 1.0), [3, 2, 4], &device);
+    let state = LstmState::from_tensors(h.clone(), c.clone());
+    assert_eq!(state.dims(), [3, 2, 4]);
+    assert_eq!(values(state.h()), values(h));
+    assert_eq!(values(state.c()), values(c));
+    assert_eq!(values(LstmState::zeros(2, 1, 3, &device).h()), vec![0.0; 6]);
+}
+
+#[test]
+fn a_character_model_carries_its_state_too() {
+    for (name, device) in devices() {
+        let model = CharLstmConfig::new(7, 5).with_layers(2).init(Seed::new(5), &device);
+        let ids: Vec<i32> = (0..12).map(|k| (k * k) % 7).collect();
+        let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, [2, 6]), &device);
+        let (whole, _) = model.forward(tokens.clone(), None);
+        assert_eq!(whole.dims(), [2, 6, 7]);
+        let (first, state) = model.forward(tokens.clone().narrow(1, 0, 2), None);
+        let (second, _) = model.forward(tokens.narrow(1, 2, 4), Some(state));
+        let error = relative_error(&values(Tensor::cat(vec![first, second], 1)), &values(whole));
+        assert!(error < 1e-6, "{name}: {error:e}");
+    }
+}
+
+#[test]
+fn tied_weights_score_with_the_embedding() {
+    let (_, device) = devices().remove(0);
+    let model = CharLstmConfig::new(7, 5).with_tied(true).init(Seed::new(6), &device);
+    assert!(model.head.is_none());
+    let tokens = Tensor::<2, Int>::from_data(TensorData::new(vec![1i32, 2, 3], [1, 3]), &device);
+    let (logits, state) = model.forward(tokens, None);
+    let embedding = model.embedding.val();
+    let h = state.h().reshape([1, 5]);
+    let expected = h.matmul(embedding.transpose()) + model.head_bias.val().unsqueeze();
+    let got = values(logits.narrow(1, 2, 1));
+    assert!(relative_error(&got, &values(expected)) < 1e-6);
+}

@@ -1,0 +1,56 @@
+use burn::tensor::{Device, Tensor, TensorData};
+
+/// Every device of this build, by name.
+pub fn devices() -> Vec<(&'static str, Device)> {
+    let devices: Vec<_> = [ndarray(), flex(), wgpu()].into_iter().flatten().collect();
+    assert!(!devices.is_empty(), "no backend is compiled in");
+    devices
+}
+
+fn ndarray() -> Option<(&'static str, Device)> {
+    #[cfg(feature = "ndarray")]
+    return Some(("ndarray", poquelin_model::devices::ndarray()));
+    #[cfg(not(feature = "ndarray"))]
+    None
+}
+
+fn flex() -> Option<(&'static str, Device)> {
+    #[cfg(feature = "flex")]
+    return Some(("flex", poquelin_model::devices::flex()));
+    #[cfg(not(feature = "flex"))]
+    None
+}
+
+fn wgpu() -> Option<(&'static str, Device)> {
+    #[cfg(feature = "wgpu")]
+    match Device::enumerate(burn::tensor::DeviceType::Wgpu).into_vec().into_iter().next() {
+        Some(device) => return Some(("wgpu", device)),
+        None => eprintln!("SKIPPED: the wgpu tests, for no adapter exists"),
+    }
+    None
+}
+
+/// The numbers of a tensor.
+pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().unwrap()
+}
+
+/// A tensor of these numbers.
+pub fn tensor<const D: usize>(numbers: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(numbers, shape), device)
+}
+
+/// `scale * cos(k * (1 + n / 7) + n)` for k below `count`: test numbers without a generator.
+pub fn cosines(n: usize, count: usize, scale: f64) -> Vec<f32> {
+    let n = n as f64;
+    (0..count).map(|k| (scale * (k as f64 * (1.0 + n / 7.0) + n).cos()) as f32).collect()
+}
+
+/// The largest difference, relative to the largest number expected.
+pub fn relative_error(got: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(got.len(), expected.len(), "the number of values");
+    let largest = |numbers: &mut dyn Iterator<Item = f64>| numbers.fold(0.0, f64::max);
+    let difference = largest(&mut got.iter().zip(expected).map(|(a, b)| f64::from(a - b).abs()));
+    assert!(got.iter().all(|value| value.is_finite()), "not every value is finite");
+    difference / largest(&mut expected.iter().map(|value| f64::from(value.abs()))).max(1e-30)
+}
