@@ -1,0 +1,193 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::device::DeviceChoice;
+
+/// Trains recurrent language models, scores texts with them and lets them write.
+#[derive(Debug, Parser)]
+#[command(
+    name = "poquelin",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 success, 1 a failed run, 2 bad input, 130 or 143 an interrupt \
+                  that saved."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a model; with nothing else, on the comedy that is built in.
+    Train(TrainArgs),
+    /// Score a part of a run's text, or another text.
+    Evaluate(EvaluateArgs),
+    /// Let a run's model write.
+    Generate(GenerateArgs),
+    /// Look at a text as the trainer sees it.
+    #[command(subcommand)]
+    Corpus(CorpusCommand),
+}
+
+/// Where the configuration comes from.
+#[derive(Args, Debug, Default)]
+pub struct ConfigArgs {
+    /// The configuration file; keys it leaves out are those of configs/quickstart.toml.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Set one key, as in --set model.hidden=256; may be repeated.
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub assignments: Vec<String>,
+}
+
+/// Where the tensors are.
+#[derive(Args, Debug)]
+pub struct DeviceArgs {
+    /// The backend, and for a GPU which one, as in wgpu:1; a GPU is preferred.
+    #[arg(long, value_name = "BACKEND[:INDEX]")]
+    pub device: Option<String>,
+}
+
+impl DeviceArgs {
+    /// The device asked for, or the one preferred.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no backend of that name, or none at all.
+    pub fn choice(&self) -> Result<DeviceChoice, crate::device::DeviceError> {
+        match &self.device {
+            Some(name) => name.parse(),
+            None => DeviceChoice::preferred(),
+        }
+    }
+}
+
+/// Arguments of `poquelin train`.
+#[derive(Args, Debug)]
+pub struct TrainArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// The text to learn from (data.text).
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// The run's name, for a folder below runs/, or a path; the configuration's name by default.
+    #[arg(long, value_name = "NAME")]
+    pub run: Option<String>,
+    /// Replace a run of the same name.
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+    /// Show progress in plain lines, also on a terminal.
+    #[arg(long, conflicts_with = "tui")]
+    pub plain: bool,
+    /// Show burn-train's dashboard.
+    #[arg(long)]
+    pub tui: bool,
+    /// End with the summary as one line of JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A part of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// What the model learnt from.
+    Train,
+    /// What chose the best epoch.
+    Valid,
+    /// What was held out.
+    Test,
+    /// The whole text.
+    All,
+}
+
+impl Part {
+    /// The name in options and results.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Valid => "valid",
+            Self::Test => "test",
+            Self::All => "all",
+        }
+    }
+}
+
+/// Arguments of `poquelin evaluate`.
+#[derive(Args, Debug)]
+pub struct EvaluateArgs {
+    /// The run: its name below runs/, or its folder.
+    pub run: String,
+    /// The part of the text to score: the test part of the run's own text, all of any other, by
+    /// default.
+    #[arg(long, value_enum)]
+    pub split: Option<Part>,
+    /// Another text, or where the run's own is now. A part of it is cut as the run's was.
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+    /// Print the result as one line of JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to do with characters that the model does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnknownPolicy {
+    /// Refuse the prompt.
+    Error,
+    /// Drop them.
+    Skip,
+}
+
+/// Arguments of `poquelin generate`.
+#[derive(Args, Debug)]
+pub struct GenerateArgs {
+    /// The run: its name below runs/, or its folder.
+    pub run: String,
+    /// What the text begins with; sample.prompt of the run by default.
+    #[arg(long)]
+    pub prompt: Option<String>,
+    /// How many characters to write behind the prompt.
+    #[arg(long, default_value_t = 400, allow_negative_numbers = true)]
+    pub length: usize,
+    /// 1 for the model's own probabilities, less for safer guesses, 0 for the likeliest character
+    /// each time; sample.temperature of the run by default.
+    #[arg(long, allow_negative_numbers = true)]
+    pub temperature: Option<f64>,
+    /// Another seed writes another text.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Whether characters of the prompt that the model does not know are an error or skipped.
+    #[arg(long, value_enum, default_value = "error")]
+    pub unknown: UnknownPolicy,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+}
+
+/// The subcommands of `poquelin corpus`.
+#[derive(Debug, Subcommand)]
+pub enum CorpusCommand {
+    /// Count characters, distinct characters, parts, lanes and chunks.
+    Stats(StatsArgs),
+}
+
+/// Arguments of `poquelin corpus stats`.
+#[derive(Args, Debug)]
+pub struct StatsArgs {
+    /// The text.
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Print the counts as one line of JSON.
+    #[arg(long)]
+    pub json: bool,
+}

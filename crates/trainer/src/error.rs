@@ -1,0 +1,180 @@
+//! Everything that can go wrong, and the exit code it maps to.
+
+use std::io;
+use std::path::PathBuf;
+
+use poquelin_data::{CorpusError, LayoutError, UnknownSymbol};
+use thiserror::Error;
+
+use crate::config::ConfigError;
+use crate::device::DeviceError;
+use crate::signals::Signal;
+use crate::weights::WeightsError;
+
+/// What ended a command before its work was done.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A configuration that cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A device that is not there.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A text that cannot be a corpus.
+    #[error("the text {name} {source}")]
+    Corpus {
+        /// The path, or what the built-in text is called.
+        name: String,
+        /// Why not.
+        source: CorpusError,
+    },
+    /// A part of the corpus that is too short for what is asked of it.
+    #[error("the {split} part of the text: {source}")]
+    Layout {
+        /// "train", "valid" or "test".
+        split: &'static str,
+        /// What is missing.
+        source: LayoutError,
+    },
+    /// A part of the corpus that the run does not have.
+    #[error("the run has no {split} part: it was trained with data.{split} = 0")]
+    NoSplit {
+        /// "valid" or "test".
+        split: &'static str,
+    },
+    /// The text is not the one of the run.
+    #[error(
+        "the text {name} is not the one this run was trained on: {difference}; give the original \
+         with --text"
+    )]
+    CorpusChanged {
+        /// The path.
+        name: String,
+        /// What differs.
+        difference: String,
+    },
+    /// A prompt outside the vocabulary.
+    #[error("the prompt: {0}; leave it out, or drop such characters with --unknown skip")]
+    Prompt(UnknownSymbol),
+    /// A prompt with nothing in it that the model knows.
+    #[error("the prompt has no character that the model knows; give at least one")]
+    EmptyPrompt,
+    /// An option with a value out of its range.
+    #[error("{flag}: expected {expected}, got {got}")]
+    Option {
+        /// The flag.
+        flag: &'static str,
+        /// What would be right.
+        expected: &'static str,
+        /// What was given.
+        got: String,
+    },
+    /// A run folder in the way.
+    #[error("the run {} exists; replace it with --force, or give another name with --run", .0.display())]
+    RunExists(PathBuf),
+    /// A folder that is no run.
+    #[error("{} is not a run folder: {reason}", path.display())]
+    NotARun {
+        /// The folder.
+        path: PathBuf,
+        /// What is missing.
+        reason: String,
+    },
+    /// A file of a run that does not hold what it should.
+    #[error("{} is damaged: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Weights that do not fit the model.
+    #[error("{}: {source}", path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        source: WeightsError,
+    },
+    /// A file that cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file that cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Standard output is gone.
+    #[error("cannot write to standard output: {0}")]
+    Output(#[from] io::Error),
+    /// The loss or the gradient is not a number.
+    #[error(
+        "training diverged at step {step} (epoch {epoch}): loss {loss:.4e}, gradient norm {norm:.4e}; \
+         lower optimizer.learning_rate or set optimizer.clip"
+    )]
+    Diverged {
+        /// The step, from 1.
+        step: u64,
+        /// The epoch, from 1.
+        epoch: usize,
+        /// The loss in nats/char.
+        loss: f64,
+        /// The global norm of the gradient.
+        norm: f64,
+    },
+    /// The system refuses to tell of signals.
+    #[error("cannot watch for signals: {0}")]
+    Signals(io::Error),
+    /// Training broke off inside burn-train.
+    #[error("training broke off: {0}")]
+    Training(String),
+    /// The run was interrupted and is saved.
+    #[error("interrupted by {signal}; the run is saved in {} as of step {step}", run.display())]
+    Interrupted {
+        /// What interrupted it.
+        signal: Signal,
+        /// The run folder.
+        run: PathBuf,
+        /// The last step done.
+        step: u64,
+    },
+}
+
+impl Error {
+    /// The process's exit code: 2 for bad input, 1 for a failed run, 130 or 143 for an interrupt
+    /// that saved.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_)
+            | Self::Device(_)
+            | Self::Corpus { .. }
+            | Self::Layout { .. }
+            | Self::NoSplit { .. }
+            | Self::CorpusChanged { .. }
+            | Self::Prompt(_)
+            | Self::EmptyPrompt
+            | Self::Option { .. }
+            | Self::RunExists(_)
+            | Self::NotARun { .. }
+            | Self::Damaged { .. }
+            | Self::Weights { .. }
+            | Self::Read { .. } => 2,
+            // A reader that has seen enough is no failure.
+            Self::Output(source) if source.kind() == io::ErrorKind::BrokenPipe => 0,
+            Self::Write { .. }
+            | Self::Signals(_)
+            | Self::Output(_)
+            | Self::Diverged { .. }
+            | Self::Training(_) => 1,
+            Self::Interrupted { signal, .. } => signal.exit_code(),
+        }
+    }
+}

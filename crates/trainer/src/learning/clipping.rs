@@ -1,0 +1,55 @@
+//! Gradient clipping by the global norm (PyTorch's `clip_grad_norm_`).
+//!
+//! Burn clips each tensor by its own norm, which changes the gradient's direction.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
+
+/// The norm over all gradients of a module, `[1]`, not read back; and the gradients, scaled to
+/// `limit` where their norm exceeds it (Pascanu et al. 2013, <https://arxiv.org/abs/1211.5063>).
+///
+/// # Panics
+///
+/// Where no parameter has a gradient.
+pub fn clip<M: Module>(
+    module: &M,
+    mut gradients: GradientsParams,
+    limit: Option<f64>,
+) -> (GradientsParams, Tensor<1>) {
+    let mut squares = Squares { gradients: &gradients, sums: Vec::new() };
+    module.visit(&mut squares);
+    let norm = Tensor::cat(squares.sums, 0).sum().sqrt();
+    if let Some(limit) = limit {
+        // PyTorch's own guard against dividing by zero.
+        let factor = (norm.clone() + 1e-6).recip().mul_scalar(limit).clamp_max(1.0);
+        module.visit(&mut Scaling { gradients: &mut gradients, factor });
+    }
+    (gradients, norm)
+}
+
+struct Squares<'a> {
+    gradients: &'a GradientsParams,
+    sums: Vec<Tensor<1>>,
+}
+
+impl ModuleVisitor for Squares<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.gradients.get::<D>(param.id) {
+            self.sums.push(gradient.square().sum());
+        }
+    }
+}
+
+struct Scaling<'a> {
+    gradients: &'a mut GradientsParams,
+    factor: Tensor<1>,
+}
+
+impl ModuleVisitor for Scaling<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.gradients.remove::<D>(param.id) {
+            self.gradients.register(param.id, gradient * self.factor.clone().unsqueeze());
+        }
+    }
+}

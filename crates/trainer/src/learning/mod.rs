@@ -1,0 +1,11 @@
+//! Training through burn-train's `Learner`.
+//!
+//! [`model`] is what the learner trains, [`strategy`] the loop of truncated back-propagation
+//! through time, [`metrics`] what burn-train is told of it.
+
+pub mod clipping;
+pub mod loader;
+pub mod metrics;
+pub mod model;
+pub mod schedule;
+pub mod strategy;

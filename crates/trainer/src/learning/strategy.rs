@@ -1,0 +1,459 @@
+//! The loop of truncated back-propagation through time, as a strategy of burn-train's.
+//!
+//! Truncated back-propagation: Williams and Peng 1990, <https://doi.org/10.1162/neco.1990.2.4.490>.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use burn::data::dataloader::Progress as LoaderProgress;
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use burn_train::{
+    EventProcessorTraining, Interrupter, Learner, LearnerEvent, SupervisedLearningStrategy,
+    SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
+};
+use poquelin_data::Vocabulary;
+use poquelin_model::{CharLstmConfig, LstmState, Seed};
+use serde::Serialize;
+
+use super::clipping::clip;
+use super::metrics::Reading;
+use super::model::{LanguageModel, OptimizerTap, StepOutput};
+use crate::config::Config;
+use crate::error::Error;
+use crate::evaluation::Evaluation;
+use crate::model_file::{self, Progress, TrainingState};
+use crate::progress::{Console, duration, thousands};
+use crate::run_folder::RunFolder;
+use crate::sampling::{Sampling, write_sample};
+use crate::scores::{Score, Tally};
+use crate::signals::{Signal, Signals};
+
+/// Everything the loop needs that burn-train does not carry.
+pub struct Job {
+    /// The run's configuration.
+    pub config: Config,
+    /// The model's configuration, which goes into its files.
+    pub model_config: CharLstmConfig,
+    /// The vocabulary, which goes there too.
+    pub vocabulary: Vocabulary,
+    /// Where checkpoints and metrics go.
+    pub run: RunFolder,
+    /// The validation part, if there is one.
+    pub valid: Option<Evaluation>,
+    /// The test part.
+    pub test: Evaluation,
+    /// Where the run shows itself.
+    pub console: Arc<Console>,
+    /// What may ask it to stop.
+    pub signals: Signals,
+    /// The optimizer's state, when a checkpoint needs it.
+    pub tap: OptimizerTap,
+    /// The device to train on, with gradients.
+    pub device: Device,
+}
+
+/// How a run ended.
+pub struct Ending {
+    /// The model that is kept: the best on validation text, or else the last.
+    pub model: LanguageModel,
+    /// Epochs done.
+    pub epochs: usize,
+    /// Training steps done.
+    pub steps: u64,
+    /// Characters trained on.
+    pub chars: u64,
+    /// Seconds spent in training steps.
+    pub train_seconds: f64,
+    /// The mean loss over the last epoch, while it was trained on.
+    pub train: Score,
+    /// The kept model's score on the validation part.
+    pub valid: Option<Score>,
+    /// The kept model's score on the test part.
+    pub test: Score,
+}
+
+/// Trains in order, chunk after chunk, with the recurrent state carried from each to the next.
+/// Validation has a state of its own.
+pub struct TruncatedBptt {
+    job: Mutex<Option<Job>>,
+    ending: Mutex<Option<Result<Ending, Error>>>,
+}
+
+impl TruncatedBptt {
+    /// A strategy for one run.
+    pub fn new(job: Job) -> Self {
+        Self { job: Mutex::new(Some(job)), ending: Mutex::new(None) }
+    }
+
+    /// How the run ended, once burn-train is done with the strategy.
+    ///
+    /// # Errors
+    ///
+    /// What ended it early.
+    pub fn ending(&self) -> Result<Ending, Error> {
+        let ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner).take();
+        ending.unwrap_or_else(|| Err(Error::Training("it never began".to_owned())))
+    }
+}
+
+impl SupervisedLearningStrategy<LanguageModel> for TruncatedBptt {
+    fn fit(
+        &self,
+        components: TrainingComponents<LanguageModel>,
+        mut learner: Learner<LanguageModel>,
+        train: TrainLoader<LanguageModel>,
+        _valid: ValidLoader<LanguageModel>,
+        starting_epoch: usize,
+    ) -> (LanguageModel, SupervisedTrainingEventProcessor<LanguageModel>) {
+        let job = self.job.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let job = job.expect("a strategy serves one run");
+        learner.fork(&job.device);
+        let mut session = Session {
+            train: train.to_device(&job.device),
+            seed: Seed::new(job.config.train.seed),
+            learner,
+            processor: components.event_processor,
+            interrupter: components.interrupter,
+            step: 0,
+            chars: 0,
+            train_seconds: 0.0,
+            state: None,
+            saved: Instant::now(),
+            optimizer: None,
+            best: None,
+            job,
+        };
+        let ending = session.run(starting_epoch, components.num_epochs);
+        *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = Some(ending);
+        (session.learner.model(), session.processor)
+    }
+}
+
+/// A run in progress.
+struct Session {
+    job: Job,
+    learner: Learner<LanguageModel>,
+    train: TrainLoader<LanguageModel>,
+    processor: SupervisedTrainingEventProcessor<LanguageModel>,
+    interrupter: Interrupter,
+    seed: Seed,
+    step: u64,
+    chars: u64,
+    train_seconds: f64,
+    /// The recurrent state behind the last chunk.
+    state: Option<LstmState>,
+    /// When the last checkpoint was written.
+    saved: Instant,
+    /// The optimizer's state behind the last step, when it was asked for.
+    optimizer: Option<Vec<u8>>,
+    best: Option<Best>,
+}
+
+struct Best {
+    epoch: usize,
+    score: Score,
+    model: LanguageModel,
+}
+
+/// A line of `metrics.jsonl`.
+#[derive(Serialize)]
+struct MetricsLine {
+    epoch: usize,
+    split: &'static str,
+    step: u64,
+    #[serde(flatten)]
+    score: Score,
+    seconds: f64,
+    chars_per_second: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    learning_rate: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gradient_norm: Option<f64>,
+}
+
+impl Session {
+    fn run(&mut self, starting_epoch: usize, epochs: usize) -> Result<Ending, Error> {
+        let mut last = None;
+        for epoch in starting_epoch..=epochs {
+            let train = self.train_epoch(epoch)?;
+            last = Some((epoch, train));
+            let model = self.learner.model().valid();
+            let valid = self.validate(epoch, &model)?;
+            let test = match self.job.config.train.test_every_epoch {
+                true => Some(self.test(epoch, &model)?),
+                false => None,
+            };
+            let event = LearnerEvent::EndEpoch(epoch);
+            self.interrupter.fail_on_error(self.processor.process_train(event));
+            self.report_epoch(epoch, train, valid, test);
+            self.remember_best(epoch, valid, model.clone())?;
+            self.save_checkpoint(Progress { step: self.step, epoch, chunk: 0 })?;
+            self.write_sample(&model);
+            self.stop_if_asked()?;
+            if self.has_stalled(epoch) {
+                self.job.console.line("no better for a while: stopping early");
+                break;
+            }
+        }
+        let (epochs, train) = last.ok_or_else(|| Error::Training("no epoch is left".to_owned()))?;
+        let (model, valid) = match self.best.take() {
+            Some(best) => (best.model, Some(best.score)),
+            None => (self.learner.model().valid(), None),
+        };
+        self.job.console.phase(Some("testing"));
+        let test = self.job.test.run(&model, |_, _| {})?;
+        let (steps, chars, train_seconds) = (self.step, self.chars, self.train_seconds);
+        Ok(Ending { model, epochs, steps, chars, train_seconds, train, valid, test })
+    }
+
+    /// One pass over the training part.
+    fn train_epoch(&mut self, epoch: usize) -> Result<Score, Error> {
+        let train = self.train.clone();
+        let total_items = train.num_items();
+        let event = LearnerEvent::StartSplit { epoch_number: epoch, total_items };
+        self.interrupter.fail_on_error(self.processor.process_train(event));
+        let every = Duration::from_secs_f64(self.job.config.checkpoint.every_seconds);
+        let began = Instant::now();
+        let mut tally = Tally::default();
+        let mut norms = 0.0;
+        let mut rate = 0.0;
+        self.state = None;
+        let mut chunks = train.iter();
+        for expected in 0.. {
+            let start = Instant::now();
+            let Some(step) = chunks.next() else { break };
+            let mut step = step.map_err(|error| Error::Training(error.to_string()))?;
+            let place = (step.batch.epoch + 1, step.batch.chunk);
+            if place != (epoch, expected) {
+                return Err(Error::Training(format!(
+                    "chunk {} of epoch {} came out of order: chunk {expected} of epoch {epoch} \
+                     is next, and the recurrent state belongs to it",
+                    place.1, place.0
+                )));
+            }
+            let progress = chunks.progress();
+            let last = progress.is_completed();
+            let due = self.saved.elapsed() >= every || self.asked_to_stop();
+            if last || due {
+                self.job.tap.ask();
+            }
+            step.state = self.state.take();
+            step.seed = self.seed.derive("dropout", self.step);
+            let (output, state) = self.train_step(step, epoch, start)?;
+            self.state = Some(state);
+            tally.add(output.reading.nats_per_char, output.reading.chars);
+            norms += output.reading.gradient_norm;
+            rate = output.reading.learning_rate;
+            if let Some(record) = self.job.tap.take() {
+                self.optimizer = Some(record.map_err(Error::Training)?);
+            }
+            self.report_step(output, progress);
+            if due && !last {
+                self.save_checkpoint(Progress {
+                    step: self.step,
+                    epoch: epoch - 1,
+                    chunk: expected + 1,
+                })?;
+                self.stop_if_asked()?;
+            }
+        }
+        drop(chunks);
+        let event = LearnerEvent::EndSplit(epoch);
+        self.interrupter.fail_on_error(self.processor.process_train(event));
+        self.train_seconds += began.elapsed().as_secs_f64();
+        self.chars += tally.chars();
+        let steps = total_items as f64;
+        self.add_metrics(epoch, "train", tally.score(), began, Some((rate, norms / steps)))
+    }
+
+    /// One update of the weights.
+    fn train_step(
+        &mut self,
+        step: super::model::Step,
+        epoch: usize,
+        start: Instant,
+    ) -> Result<(StepOutput, LstmState), Error> {
+        let chars = step.batch.characters() as u64;
+        let result = self.learner.train_step(step);
+        let mut output = result.item;
+        let (loss, state) = output.tensors.take().expect("a step gives its tensors");
+        let limit = Some(self.job.config.optimizer.clip).filter(|&limit| limit > 0.0);
+        let (gradients, norm) = clip(&self.learner.model(), result.grads, limit);
+        let [nats_per_char, gradient_norm] = read_back(loss.inner(), norm);
+        if !nats_per_char.is_finite() || !gradient_norm.is_finite() {
+            let (loss, norm) = (nats_per_char, gradient_norm);
+            return Err(Error::Diverged { step: self.step + 1, epoch, loss, norm });
+        }
+        self.learner.lr_step();
+        let learning_rate = self.learner.lr_current().base();
+        self.learner.optimizer_step(gradients);
+        self.step += 1;
+        let seconds = start.elapsed().as_secs_f64();
+        output.reading = Reading { nats_per_char, chars, seconds, gradient_norm, learning_rate };
+        Ok((output, state))
+    }
+
+    fn report_step(&mut self, output: StepOutput, progress: LoaderProgress) {
+        let iteration = Some(self.step as usize);
+        let item = TrainingItem::new(output, progress, iteration, Some(self.learner.lr_current()));
+        let event = LearnerEvent::ProcessedItem(item);
+        self.interrupter.fail_on_error(self.processor.process_train(event));
+    }
+
+    fn validate(&mut self, epoch: usize, model: &LanguageModel) -> Result<Option<Score>, Error> {
+        let Some(valid) = &self.job.valid else {
+            return Ok(None);
+        };
+        self.job.console.phase(Some("validating"));
+        let began = Instant::now();
+        let (processor, interrupter) = (&mut self.processor, &self.interrupter);
+        let mut send = |event| interrupter.fail_on_error(processor.process_valid(event));
+        send(LearnerEvent::StartSplit { epoch_number: epoch, total_items: valid.len() });
+        let score = valid.run(model, |reading, progress| {
+            let output = StepOutput { tensors: None, reading: *reading };
+            let item = TrainingItem::new(output, progress, None, None);
+            send(LearnerEvent::ProcessedItem(item));
+        })?;
+        send(LearnerEvent::EndSplit(epoch));
+        self.job.console.phase(None);
+        self.add_metrics(epoch, "valid", score, began, None).map(Some)
+    }
+
+    fn test(&self, epoch: usize, model: &LanguageModel) -> Result<Score, Error> {
+        self.job.console.phase(Some("testing"));
+        let began = Instant::now();
+        let score = self.job.test.run(model, |_, _| {})?;
+        self.job.console.phase(None);
+        self.add_metrics(epoch, "test", score, began, None)
+    }
+
+    fn add_metrics(
+        &self,
+        epoch: usize,
+        split: &'static str,
+        score: Score,
+        began: Instant,
+        training: Option<(f64, f64)>,
+    ) -> Result<Score, Error> {
+        let seconds = began.elapsed().as_secs_f64();
+        self.job.run.add_metrics(&MetricsLine {
+            epoch,
+            split,
+            step: self.step,
+            score,
+            seconds,
+            chars_per_second: score.chars as f64 / seconds,
+            learning_rate: training.map(|(rate, _)| rate),
+            gradient_norm: training.map(|(_, norm)| norm),
+        })?;
+        Ok(score)
+    }
+
+    fn report_epoch(&self, epoch: usize, train: Score, valid: Option<Score>, test: Option<Score>) {
+        let part = |name: &str, score: Option<Score>| match score {
+            Some(score) => format!(
+                "  {name} {:.4} nats/char ({:.3} bits)",
+                score.nats_per_char, score.bits_per_char
+            ),
+            None => String::new(),
+        };
+        let speed = self.chars as f64 / self.train_seconds;
+        self.job.console.line(&format!(
+            "epoch {epoch}/{}{}{}{}  {} chars/s  {}",
+            self.job.config.train.epochs,
+            part("train", Some(train)),
+            part("valid", valid),
+            part("test", test),
+            thousands(speed as u64),
+            duration(self.train_seconds),
+        ));
+    }
+
+    fn remember_best(
+        &mut self,
+        epoch: usize,
+        valid: Option<Score>,
+        model: LanguageModel,
+    ) -> Result<(), Error> {
+        let Some(score) = valid.filter(|score| score.nats_per_char.is_finite()) else {
+            return Ok(());
+        };
+        let better = |best: &Best| score.nats_per_char < best.score.nats_per_char;
+        if self.best.as_ref().is_none_or(better) {
+            let progress = Progress { step: self.step, epoch, chunk: 0 };
+            let (config, vocabulary) = (&self.job.model_config, &self.job.vocabulary);
+            let bytes = model_file::to_bytes(&model.network, config, vocabulary, progress, None);
+            self.job.run.write_best(&bytes)?;
+            self.best = Some(Best { epoch, score, model });
+        }
+        Ok(())
+    }
+
+    fn save_checkpoint(&mut self, progress: Progress) -> Result<(), Error> {
+        let optimizer = self.optimizer.take();
+        let training =
+            optimizer.map(|optimizer| TrainingState { optimizer, recurrent: self.state.clone() });
+        let network = self.learner.model().network;
+        let (config, vocabulary) = (&self.job.model_config, &self.job.vocabulary);
+        let bytes = model_file::to_bytes(&network, config, vocabulary, progress, training);
+        let keep = self.job.config.checkpoint.keep;
+        self.job.run.write_checkpoint(progress.step, &bytes, keep)?;
+        self.saved = Instant::now();
+        Ok(())
+    }
+
+    /// Shows what the model writes. A standard output that is gone ends no training: the end of
+    /// the run will tell.
+    fn write_sample(&self, model: &LanguageModel) {
+        let sample = &self.job.config.sample;
+        if sample.length == 0 {
+            return;
+        }
+        let seed = self.seed.derive("sample", self.step);
+        let text = write_sample(
+            &model.network,
+            &self.job.vocabulary,
+            &sample.prompt,
+            sample.length,
+            Sampling { temperature: sample.temperature, seed },
+            &self.job.device.clone().inner(),
+        );
+        if let Err(error) = self.job.console.print(&format!("{text}\n")) {
+            tracing::warn!("cannot write to standard output: {error}");
+        }
+    }
+
+    fn has_stalled(&self, epoch: usize) -> bool {
+        let patience = self.job.config.train.patience;
+        let best = self.best.as_ref();
+        patience > 0 && best.is_some_and(|best| epoch - best.epoch >= patience)
+    }
+
+    fn asked_to_stop(&self) -> bool {
+        self.job.signals.received().is_some() || self.interrupter.should_stop()
+    }
+
+    /// Ends the run where somebody asked for it: by a signal, or in burn-train's dashboard.
+    fn stop_if_asked(&self) -> Result<(), Error> {
+        if let Some(error) = self.interrupter.error() {
+            return Err(Error::Training(error.to_string()));
+        }
+        let quit = self.interrupter.should_stop().then_some(Signal::Interrupt);
+        match self.job.signals.received().or(quit) {
+            Some(signal) => Err(Error::Interrupted {
+                signal,
+                run: self.job.run.path().to_owned(),
+                step: self.step,
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Two numbers from the device in one transfer.
+fn read_back(first: Tensor<1>, second: Tensor<1>) -> [f64; 2] {
+    let values = Tensor::cat(vec![first, second], 0).into_data();
+    let values: Vec<f32> = values.try_into_vec().expect("the network computes in float32");
+    [f64::from(values[0]), f64::from(values[1])]
+}

@@ -1,0 +1,26 @@
+//! The `poquelin` program: parse, run, and map how it ended to an exit code.
+
+use std::error::Error as _;
+use std::process::ExitCode;
+
+use clap::Parser;
+use poquelin::cli::Cli;
+use poquelin::commands;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match commands::run(&cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = error.exit_code();
+            if code != 0 {
+                eprintln!("poquelin: {error}");
+                tracing::debug!(source = ?error.source(), "the error's source");
+            }
+            ExitCode::from(code)
+        }
+    }
+}

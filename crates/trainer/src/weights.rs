@@ -1,0 +1,180 @@
+//! Parameters and other tensors as safetensors, by path.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{DType, Tensor, TensorData};
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, View};
+use thiserror::Error;
+
+/// Tensors by name, in order.
+pub type Tensors = BTreeMap<String, TensorData>;
+
+/// Tensors that do not fit a module.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum WeightsError {
+    /// A parameter without a tensor.
+    #[error("the tensor {0} is missing")]
+    Missing(String),
+    /// A tensor of another shape or type.
+    #[error("the tensor {name}: expected {expected}, got {got}")]
+    Mismatch {
+        /// Its name.
+        name: String,
+        /// The parameter's type and shape.
+        expected: String,
+        /// The tensor's.
+        got: String,
+    },
+    /// A tensor without a parameter.
+    #[error("the tensor {0} belongs to no parameter of the model")]
+    Unexpected(String),
+    /// Not safetensors.
+    #[error("not a safetensors file: {0}")]
+    Format(String),
+}
+
+/// The parameters of a module by path, such as `lstm.layers.0.weight_input`.
+pub fn parameters<M: Module>(module: &M) -> Tensors {
+    let mut reader = Reader::default();
+    module.visit(&mut reader);
+    reader.tensors
+}
+
+/// Gives the parameters of a module the values in `tensors`.
+///
+/// # Errors
+///
+/// Where a parameter has no tensor, a tensor no parameter, or the two differ in shape or type.
+pub fn load<M: Module>(module: M, tensors: Tensors) -> Result<M, WeightsError> {
+    let mut writer = Writer { path: Vec::new(), tensors, error: None };
+    let module = module.map(&mut writer);
+    match (writer.error, writer.tensors.into_keys().next()) {
+        (Some(error), _) => Err(error),
+        (None, Some(name)) => Err(WeightsError::Unexpected(name)),
+        (None, None) => Ok(module),
+    }
+}
+
+/// Tensors and notes as the bytes of a safetensors file.
+pub fn to_safetensors(tensors: &Tensors, notes: HashMap<String, String>) -> Vec<u8> {
+    let views = tensors.iter().map(|(name, data)| (name.as_str(), DataView(data)));
+    safetensors::serialize(views, Some(notes))
+        .expect("float32 and byte tensors whose lengths follow from their shapes serialize")
+}
+
+/// The tensors and notes in the bytes of a safetensors file.
+///
+/// # Errors
+///
+/// Where the bytes are none, or hold tensors of types we do not write.
+pub fn from_safetensors(bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>), WeightsError> {
+    let format = |error: SafeTensorError| WeightsError::Format(error.to_string());
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(format)?;
+    let notes = metadata.metadata().clone().unwrap_or_default();
+    let mut tensors = Tensors::new();
+    for (name, view) in SafeTensors::deserialize(bytes).map_err(format)?.tensors() {
+        let shape = view.shape().to_vec();
+        let data = match view.dtype() {
+            Dtype::F32 => {
+                let number = |bytes: &[u8]| {
+                    f32::from_le_bytes(bytes.try_into().expect("the chunks are of four bytes"))
+                };
+                let values: Vec<f32> = view.data().chunks_exact(4).map(number).collect();
+                TensorData::new(values, shape)
+            }
+            Dtype::U8 => TensorData::new(view.data().to_vec(), shape),
+            other => {
+                let got = format!("{other:?}");
+                return Err(WeightsError::Mismatch { name, expected: "F32 or U8".into(), got });
+            }
+        };
+        tensors.insert(name, data);
+    }
+    Ok((tensors, notes))
+}
+
+/// `TensorData` as what safetensors writes: little endian, as this crate's platforms have it.
+struct DataView<'a>(&'a TensorData);
+
+impl View for DataView<'_> {
+    fn dtype(&self) -> Dtype {
+        match self.0.dtype() {
+            DType::F32 => Dtype::F32,
+            DType::U8 => Dtype::U8,
+            other => unreachable!("only float32 and bytes are stored, not {other:?}"),
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.0.shape()
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        if cfg!(target_endian = "little") || self.0.dtype() == DType::U8 {
+            return Cow::Borrowed(self.0.as_bytes());
+        }
+        let words = self.0.as_bytes().chunks_exact(4);
+        Cow::Owned(words.flat_map(|word| word.iter().rev().copied()).collect())
+    }
+
+    fn data_len(&self) -> usize {
+        self.0.as_bytes().len()
+    }
+}
+
+#[derive(Default)]
+struct Reader {
+    path: Vec<String>,
+    tensors: Tensors,
+}
+
+impl ModuleVisitor for Reader {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.tensors.insert(self.path.join("."), param.val().into_data());
+    }
+}
+
+struct Writer {
+    path: Vec<String>,
+    tensors: Tensors,
+    error: Option<WeightsError>,
+}
+
+impl ModuleMapper for Writer {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let name = self.path.join(".");
+        let Some(data) = self.tensors.remove(&name) else {
+            self.error.get_or_insert(WeightsError::Missing(name));
+            return param;
+        };
+        let describe = |dtype: DType, shape: &[usize]| format!("{dtype:?} {shape:?}");
+        let expected = describe(DType::F32, &param.dims());
+        let got = describe(data.dtype(), data.shape());
+        if got != expected {
+            self.error.get_or_insert(WeightsError::Mismatch { name, expected, got });
+            return param;
+        }
+        param.map(|tensor| {
+            let loaded = Tensor::from_data(data, &tensor.device());
+            if tensor.is_require_grad() { loaded.require_grad() } else { loaded }
+        })
+    }
+}

@@ -1,0 +1,352 @@
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::program::{CPU, Folder, TRAIN, done, text, tiny, with};
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+fn last_json(stdout: &str) -> Value {
+    serde_json::from_str(stdout.lines().last().unwrap()).unwrap()
+}
+
+#[test]
+fn a_run_leaves_what_it_promises() {
+    let folder = tiny();
+    let run = folder.ok(&with(&TRAIN, &["--json"]));
+    let summary = last_json(&run.stdout);
+    let expected = [
+        "backend",
+        "chars_per_second",
+        "epochs",
+        "parameters",
+        "run",
+        "seconds",
+        "steps",
+        "test",
+        "train",
+        "valid",
+    ];
+    let mut names = keys(&summary);
+    names.sort_unstable();
+    assert_eq!(names, expected);
+    assert_eq!(summary["run"], "runs/tiny");
+    assert_eq!(summary["backend"], CPU);
+    assert_eq!(summary["epochs"], 2);
+    assert_eq!(summary["valid"]["chars"], 199);
+    assert_eq!(summary["test"]["chars"], 199);
+    for part in ["train", "valid", "test"] {
+        let number = |name: &str| summary[part][name].as_f64().unwrap();
+        let nats = number("nats_per_char");
+        assert!((number("bits_per_char") - nats / 2f64.ln()).abs() < 1e-12);
+        assert!((number("perplexity") - nats.exp()).abs() < 1e-9);
+    }
+    assert_eq!(folder.json("runs/tiny/summary.json"), summary);
+
+    let metrics = String::from_utf8(folder.read("runs/tiny/metrics.jsonl")).unwrap();
+    let lines: Vec<Value> =
+        metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let places: Vec<_> =
+        lines.iter().map(|line| (line["epoch"].as_u64().unwrap(), &line["split"])).collect();
+    assert_eq!(places.len(), 4);
+    assert_eq!(places[0].1, "train");
+    assert_eq!(places[1].1, "valid");
+    assert_eq!((places[3].0, places[3].1.as_str()), (2, Some("valid")));
+    assert!(lines[2]["nats_per_char"].as_f64() < lines[0]["nats_per_char"].as_f64());
+    for name in ["config.toml", "vocabulary.json", "corpus.json", "model.safetensors"] {
+        assert!(!folder.read(&format!("runs/tiny/{name}")).is_empty());
+    }
+    assert!(folder.join("runs/tiny/checkpoints/best.safetensors").is_file());
+    let names = std::fs::read_dir(folder.join("runs/tiny/checkpoints")).unwrap().count();
+    assert_eq!(names, 3, "two checkpoints and the best");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_files() {
+    let folder = tiny();
+    for name in ["a", "b"] {
+        folder.ok(&with(&TRAIN, &["--run", name]));
+    }
+    folder.ok(&with(&TRAIN, &["--run", "c", "--set", "train.seed=4"]));
+    let names = std::fs::read_dir(folder.join("runs/a/checkpoints")).unwrap();
+    let checkpoints: Vec<String> = names
+        .map(|entry| format!("checkpoints/{}", entry.unwrap().file_name().to_str().unwrap()))
+        .collect();
+    assert_eq!(checkpoints.len(), 3);
+    for name in checkpoints.iter().map(String::as_str).chain(["model.safetensors"]) {
+        let file = |run: &str| folder.read(&format!("runs/{run}/{name}"));
+        assert_eq!(file("a"), file("b"), "{name}");
+        assert_ne!(file("a"), file("c"), "{name}");
+    }
+}
+
+#[test]
+fn evaluation_agrees_with_training_and_with_itself() {
+    let folder = tiny();
+    let summary = last_json(&folder.ok(&with(&TRAIN, &["--json"])).stdout);
+    let evaluate = |more: &[&str]| {
+        let arguments = with(&["evaluate", "tiny", "--device", CPU, "--json"], more);
+        last_json(&folder.ok(&arguments).stdout)
+    };
+    for split in ["valid", "test"] {
+        let evaluated = evaluate(&["--split", split]);
+        assert_eq!(
+            keys(&evaluated).len(),
+            5,
+            "split, chars, nats_per_char, bits_per_char, perplexity: {evaluated}"
+        );
+        assert_eq!(evaluated["split"], split);
+        assert_eq!(evaluated["nats_per_char"], summary[split]["nats_per_char"]);
+        assert_eq!(evaluated["chars"], summary[split]["chars"]);
+    }
+    assert_eq!(evaluate(&["--split", "train"])["chars"], 1_599);
+    assert_eq!(evaluate(&["--split", "all"])["chars"], 1_999);
+    assert_eq!(evaluate(&["--text", "text.txt"]), evaluate(&[]));
+
+    // Another text is scored whole, or the part that is asked for; nothing is compared.
+    folder.write("other.txt", text(3_000));
+    let other = evaluate(&["--text", "other.txt"]);
+    assert_eq!((other["split"].as_str(), other["chars"].as_u64()), (Some("all"), Some(2_999)));
+    assert_eq!(evaluate(&["--text", "other.txt", "--split", "test"])["chars"], 299);
+    // The run's own text must be what it was.
+    folder.write("text.txt", text(3_000));
+    let changed = folder.run(&["evaluate", "tiny", "--device", CPU]);
+    assert_eq!(changed.code, 2);
+    assert!(changed.stderr.contains("it has 3000 characters, not 2000"), "{}", changed.stderr);
+}
+
+#[test]
+fn a_stored_configuration_trains_again() {
+    let folder = tiny();
+    folder.ok(&TRAIN);
+    folder.ok(&["train", "--config", "runs/tiny/config.toml", "--device", CPU, "--run", "again"]);
+    let model = |name: &str| folder.read(&format!("runs/{name}/model.safetensors"));
+    assert_eq!(model("tiny"), model("again"));
+}
+
+#[test]
+fn a_text_without_the_usual_prompt_can_be_continued() {
+    let folder = tiny();
+    folder.write("text.txt", text(2_000).replace('\n', " "));
+    let run = folder.ok(&TRAIN);
+    assert!(!run.stdout.contains("TOINON"), "the vocabulary has no capitals");
+    folder.ok(&["generate", "tiny", "--device", CPU, "--length", "5"]);
+}
+
+#[test]
+fn generation_follows_from_its_seed() {
+    let folder = tiny();
+    folder.ok(&TRAIN);
+    let generate = |more: &[&str]| {
+        let base = ["generate", "tiny", "--device", CPU, "--prompt", "le temps", "--length", "60"];
+        folder.ok(&with(&base, more)).stdout
+    };
+    let first = generate(&["--seed", "1"]);
+    assert!(first.starts_with("le temps"));
+    assert_eq!(first.chars().count(), 8 + 60 + 1, "the prompt, the text and a newline");
+    assert_eq!(first, generate(&["--seed", "1"]));
+    assert_ne!(first, generate(&["--seed", "2"]));
+    let coldest = generate(&["--temperature", "0", "--seed", "1"]);
+    assert_eq!(coldest, generate(&["--temperature", "0", "--seed", "2"]));
+
+    let skipped = folder.ok(&[
+        "generate",
+        "runs/tiny",
+        "--device",
+        CPU,
+        "--prompt",
+        "le Ztempsß",
+        "--unknown",
+        "skip",
+        "--length",
+        "0",
+    ]);
+    assert_eq!(skipped.stdout, "le temps\n");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let folder = tiny();
+    folder.ok(&TRAIN);
+    let mut child = folder
+        .command(&["generate", "tiny", "--device", CPU, "--length", "5000"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut start = [0; 5];
+    child.stdout.take().unwrap().read_exact(&mut start).unwrap();
+    let end = done(child.wait_with_output().unwrap());
+    assert_eq!((end.code, end.stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn training_outlives_its_reader() {
+    let folder = tiny();
+    let mut child = folder
+        .command(&with(&TRAIN, &["--set", "train.epochs=4"]))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert_eq!(done(child.wait_with_output().unwrap()).code, 0);
+    assert_eq!(folder.json("runs/tiny/summary.json")["epochs"], 4);
+}
+
+#[test]
+fn a_newcomers_command_needs_nothing() {
+    let folder = Folder::new();
+    let arguments = [
+        "train",
+        "--device",
+        CPU,
+        "--set",
+        "train.epochs=1",
+        "--set",
+        "data.take=6000",
+        "--set",
+        "model.hidden=16",
+    ];
+    let run = folder.ok(&arguments);
+    assert!(run.stdout.contains("now try"), "{}", run.stdout);
+    assert!(run.stdout.contains("bits/char"));
+    assert!(run.stderr.contains("comedie.txt (built in): 6,000 characters"), "{}", run.stderr);
+    // The two commands it ends with work as they stand.
+    let commands: Vec<&str> = run.stdout.lines().rev().take(2).map(str::trim).collect();
+    for command in commands {
+        let status =
+            Command::new("sh").args(["-c", command]).current_dir(folder.path()).output().unwrap();
+        assert!(status.status.success(), "{command}: {}", String::from_utf8_lossy(&status.stderr));
+    }
+}
+
+#[test]
+fn a_run_is_found_from_another_folder() {
+    let folder = tiny();
+    folder.ok(&TRAIN);
+    let elsewhere = Folder::new();
+    let path = folder.join("runs/tiny");
+    elsewhere.ok(&["evaluate", path.to_str().unwrap(), "--device", CPU]);
+}
+
+#[test]
+fn bytes_are_units_too() {
+    let folder = tiny();
+    folder.write("text.txt", [text(1_000).as_bytes(), &[0xff, 0xfe, 0]].concat());
+    let refused = folder.run(&TRAIN);
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("data.units = \"byte\""), "{}", refused.stderr);
+    folder.ok(&with(&TRAIN, &["--set", "data.units=byte"]));
+    folder.ok(&["generate", "tiny", "--device", CPU, "--prompt", "où", "--length", "30"]);
+}
+
+#[test]
+fn corpus_stats_count() {
+    let folder = tiny();
+    let stats = folder.ok(&["corpus", "stats", "text.txt", "--config", "tiny.toml", "--json"]);
+    let stats = last_json(&stats.stdout);
+    assert_eq!(stats["characters"], 2_000);
+    assert_eq!(stats["train"], 1_600);
+    assert_eq!(stats["lanes"], 2);
+    assert_eq!(stats["chunks"], 49, "(1600 - 1) / 2 / 16");
+    let table = folder.ok(&["corpus", "stats", "text.txt", "--config", "tiny.toml"]).stdout;
+    assert!(table.contains("2,000") && table.contains("chunks of 16 per lane"), "{table}");
+}
+
+#[test]
+fn without_a_terminal_lines_come_every_few_seconds() {
+    let folder = tiny();
+    let began = Instant::now();
+    let mut child = folder
+        .command(&with(&TRAIN, &["--set", "train.epochs=100000", "--set", "sample.length=0"]))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut times = Vec::new();
+    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if line.ends_with("left") {
+            for part in ["loss", "nats/char", "bits/char", "chars/s"] {
+                assert!(line.contains(part), "{line}");
+            }
+            times.push(began.elapsed());
+        }
+        if times.len() == 3 {
+            break;
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // The promise is five seconds; a busy machine may be late by half of one.
+    let limit = Duration::from_millis(5_500);
+    assert!(times[0] < limit && times[1] - times[0] < limit && times[2] - times[1] < limit);
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupt_saves_and_says_so() {
+    for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 143)] {
+        let folder = tiny();
+        let mut child = folder
+            .command(&with(&TRAIN, &["--set", "train.epochs=100000", "--set", "sample.length=0"]))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.starts_with("epoch 2/") {
+            line.clear();
+            assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "it ended early");
+        }
+        let id = child.id().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
+        let mut rest = String::new();
+        stderr.read_to_string(&mut rest).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{signal}: {rest}");
+        assert!(rest.contains("the run is saved in runs/tiny"), "{signal}: {rest}");
+        folder.ok(&["evaluate", "tiny", "--device", CPU]);
+    }
+}
+
+#[test]
+fn early_stopping_keeps_the_best() {
+    let folder = tiny();
+    // A rate this high cannot go on getting better.
+    let summary = folder.ok(&with(
+        &TRAIN,
+        &[
+            "--json",
+            "--set",
+            "train.epochs=60",
+            "--set",
+            "train.patience=2",
+            "--set",
+            "optimizer.learning_rate=0.3",
+            "--set",
+            "schedule.kind=constant",
+            "--set",
+            "sample.length=0",
+        ],
+    ));
+    let summary = last_json(&summary.stdout);
+    let epochs = summary["epochs"].as_u64().unwrap();
+    assert!(epochs < 60, "it never stopped");
+    let metrics = String::from_utf8(folder.read("runs/tiny/metrics.jsonl")).unwrap();
+    let valid: Vec<f64> = metrics
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|line| line["split"] == "valid")
+        .map(|line| line["nats_per_char"].as_f64().unwrap())
+        .collect();
+    assert_eq!(valid.len() as u64, epochs);
+    let best = valid.iter().copied().fold(f64::INFINITY, f64::min);
+    assert_eq!(summary["valid"]["nats_per_char"].as_f64(), Some(best));
+    assert_eq!(valid[valid.len() - 3], best, "two epochs of patience");
+}
