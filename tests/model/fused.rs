@@ -1,5 +1,10 @@
-use burn::tensor::{Device, Gradients, Tensor};
-use poquelin_model::{Implementation, Lstm, LstmConfig, LstmState, Seed};
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::{AdamWConfig, Optimizer};
+use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
+use poquelin_model::{
+    AdamWStep, CellState, CharLstm, CharLstmConfig, Decoder, Implementation, Lstm, LstmConfig,
+    LstmState, Seed, SequenceInput,
+};
 
 use crate::support::{cosines, devices, relative_error, tensor, values};
 
@@ -20,9 +25,10 @@ fn run(
     let c = tensor(cosines(3, batch * hidden, 0.8), [1, batch, hidden], device).require_grad();
     let state = with_state.then(|| LstmState::from_tensors(h.clone(), c.clone()));
     let (output, state) = lstm.forward(x.clone().permute([2, 1, 0]), state);
-    let weighted = |tensor_: Tensor<3>, n: usize| {
-        let shape = tensor_.dims();
-        (tensor_ * tensor(cosines(n, shape.iter().product(), 1.0), shape, device)).sum()
+    let weighted = |values: Tensor<3>, n: usize| {
+        // With a mean, so that no gradient is a small difference of large numbers.
+        let weights = tensor(cosines(n, values.shape().num_elements(), 0.5), values.dims(), device);
+        (values * (weights + 1.0)).sum()
     };
     let loss = weighted(output.clone(), 4) + weighted(state.h(), 5) + weighted(state.c(), 6);
     let gradients: Gradients = loss.backward();
@@ -45,17 +51,18 @@ fn run(
     results
 }
 
+/// The devices that have the operations.
+fn fused_devices() -> impl Iterator<Item = (&'static str, Device)> {
+    devices().into_iter().filter(|(name, _)| *name != "wgpu")
+}
+
 #[test]
-fn the_fused_operation_is_the_reference() {
-    for (name, device) in devices() {
-        if name == "wgpu" {
-            // It has no fused operation yet: both are the reference.
-            continue;
-        }
+fn the_fused_layer_is_the_reference() {
+    for (name, device) in fused_devices() {
         let device = device.autodiff();
         for steps in [1, 2, 7, 100] {
             for batch in [1, 3, 8, 33] {
-                for hidden in [1, 7, 64] {
+                for hidden in [1, 7, 64, 129, 256] {
                     let with_state = (steps + batch + hidden) % 2 == 0;
                     let lstm = LstmConfig::new(5, hidden)
                         .with_bias(hidden != 7)
@@ -64,9 +71,8 @@ fn the_fused_operation_is_the_reference() {
                         run(&lstm, implementation, [steps, batch, 5], with_state, &device)
                     };
                     let expected = run(Implementation::Reference);
-                    for ((value, got), (_, expected)) in
-                        run(Implementation::Fused).iter().zip(&expected)
-                    {
+                    let got = run(Implementation::Fused);
+                    for ((value, got), (_, expected)) in got.iter().zip(&expected) {
                         let error = relative_error(got, expected);
                         // Both round in single precision, in another order.
                         assert!(
@@ -76,6 +82,244 @@ fn the_fused_operation_is_the_reference() {
                     }
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn products_formed_beforehand_are_the_dense_input() {
+    for (_, device) in fused_devices() {
+        let device = device.autodiff();
+        let cell = LstmConfig::new(5, 9).init_cell(Seed::new(2), &device);
+        let [steps, batch] = [6, 3];
+        let x = tensor(cosines(1, steps * batch * 5, 1.0), [steps, batch, 5], &device);
+        let state = |n| tensor(cosines(n, batch * 9, 0.8), [batch, 9], &device);
+        let products = x.clone().reshape([steps * batch, 5]).matmul(cell.weight_input.val())
+            + cell.bias_input.as_ref().unwrap().val().unsqueeze()
+            + cell.bias_recurrent.as_ref().unwrap().val().unsqueeze();
+        let inputs = [
+            SequenceInput::Dense(x),
+            SequenceInput::Products(products.reshape([steps, batch, 36])),
+        ];
+        let [dense, formed] = inputs.map(|input| {
+            let initial = CellState { h: state(2), c: state(3) };
+            let (output, last) = cell.forward_sequence(input, initial, Implementation::Fused);
+            let weights = tensor(cosines(4, steps * batch * 9, 1.0), [steps, batch, 9], &device);
+            let gradients = ((output.clone() * weights).sum() + last.c.sum()).backward();
+            let of = |weight: Tensor<2>| values(weight.grad(&gradients).unwrap());
+            let of_weights = [of(cell.weight_input.val()), of(cell.weight_recurrent.val())];
+            (values(output), of_weights.concat())
+        });
+        assert!(relative_error(&formed.0, &dense.0) < 1e-5);
+        assert!(relative_error(&formed.1, &dense.1) < 1e-5);
+    }
+}
+
+/// The loss, the final state and the gradients of all parameters of a language model.
+fn learn(
+    network: &CharLstm,
+    implementation: Implementation,
+    [steps, batch]: [usize; 2],
+    device: &Device,
+) -> Vec<Vec<f32>> {
+    let mut network = network.clone();
+    network.lstm.implementation = implementation;
+    let vocabulary = network.vocabulary();
+    // Some tokens often, some never.
+    let ids: Vec<i32> = (0..=steps * batch).map(|k| (k * k % vocabulary) as i32).collect();
+    let tokens = |from: usize| {
+        let ids = ids[from..][..steps * batch].to_vec();
+        Tensor::<2, Int>::from_data(TensorData::new(ids, [batch, steps]), device)
+    };
+    let state = LstmState::from_tensors(
+        tensor(cosines(1, 2 * batch * 20, 0.8), [2, batch, 20], device),
+        tensor(cosines(2, 2 * batch * 20, 0.8), [2, batch, 20], device),
+    );
+    let (loss, state) = network.loss(tokens(0), tokens(1), Some(state), Some(Seed::new(5)));
+    // A loss that counts twice has gradients twice as large.
+    let gradients = (loss.clone() * 2.0).backward();
+    let mut results = vec![values(loss), values(state.h()), values(state.c())];
+    let mut visitor = AllGradients { gradients: &gradients, results: &mut results };
+    network.visit(&mut visitor);
+    results
+}
+
+struct AllGradients<'a> {
+    gradients: &'a Gradients,
+    results: &'a mut Vec<Vec<f32>>,
+}
+
+impl ModuleVisitor for AllGradients<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.results.push(values(param.val().grad(self.gradients).unwrap()));
+    }
+}
+
+#[test]
+fn a_fused_language_model_is_the_reference() {
+    for (name, device) in fused_devices() {
+        let device = device.autodiff();
+        for (tied, extent) in [(false, [1, 1]), (true, [7, 3]), (false, [100, 33])] {
+            let config = CharLstmConfig::new(23, 20)
+                .with_layers(2)
+                .with_dropout(0.3)
+                .with_tied(tied)
+                .with_d_embedding((!tied).then_some(6));
+            let network = config.init(Seed::new(3), &device);
+            let expected = learn(&network, Implementation::Reference, extent, &device);
+            let got = learn(&network, Implementation::Fused, extent, &device);
+            for (index, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                let error = relative_error(got, expected);
+                // Gradients sum thousands of terms in another order.
+                let limit = if index < 3 { 1e-5 } else { 2e-5 };
+                assert!(
+                    error <= limit,
+                    "{name}, {extent:?}, tied {tied}, value {index}: {error:e}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_call_gives_the_same_bits() {
+    for (_, device) in fused_devices() {
+        let device = device.autodiff();
+        let config = CharLstmConfig::new(23, 20).with_layers(2).with_dropout(0.3);
+        let network = config.init(Seed::new(3), &device);
+        let run = || learn(&network, Implementation::Fused, [100, 33], &device);
+        let first = run();
+        assert!((0..5).all(|_| run() == first));
+    }
+}
+
+#[test]
+fn a_decoder_makes_the_steps_of_its_network() {
+    for (name, device) in fused_devices() {
+        for (hidden, layers, lanes) in [(9, 1, 1), (40, 3, 2), (300, 1, 1), (300, 2, 5)] {
+            let config = CharLstmConfig::new(31, hidden).with_layers(layers);
+            let network = config.init(Seed::new(4), &device);
+            let steps = 6;
+            let ids: Vec<i32> = (0..lanes * steps).map(|k| (k * 7 % 31) as i32).collect();
+            let tokens = TensorData::new(ids.clone(), [lanes, steps]);
+            let (logits, _) = network.forward(Tensor::from_data(tokens, &device), None);
+            let expected = values(logits);
+            let mut decoder = Decoder::new(&network, lanes);
+            // Twice: the second time shows that it can begin anew.
+            for _ in 0..2 {
+                for step in 0..steps {
+                    let tokens: Vec<u32> =
+                        (0..lanes).map(|lane| ids[lane * steps + step] as u32).collect();
+                    let logits = decoder.step(&tokens);
+                    for (lane, logits) in logits.chunks(31).enumerate() {
+                        let expected = &expected[(lane * steps + step) * 31..][..31];
+                        let error = relative_error(logits, expected);
+                        assert!(error < 2e-5, "{name}, H {hidden}, step {step}: {error:e}");
+                    }
+                }
+                decoder.reset();
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "token 31 is not below the vocabulary's 31")]
+fn a_token_that_is_none() {
+    let (_, device) = fused_devices().next().expect("a backend of this build has the operations");
+    let network = CharLstmConfig::new(31, 4).init(Seed::new(4), &device);
+    let tokens = Tensor::<2, Int>::from_data(TensorData::new(vec![3, 31], [1, 2]), &device);
+    network.forward(tokens, None);
+}
+
+/// The sum of the outputs and of the last cell state of one lane from a zero state, in double
+/// precision and by the equations as they stand at [`LstmCell`]. Row-major weights, no biases.
+fn plain_loss(x: &[f64], weight_input: &[f64], weight_recurrent: &[f64], hidden: usize) -> f64 {
+    let d_input = weight_input.len() / (4 * hidden);
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let (mut h, mut c, mut loss) = (vec![0.0; hidden], vec![0.0; hidden], 0.0);
+    for x in x.chunks(d_input) {
+        let gate = |block: usize, unit: usize| -> f64 {
+            let column = block * hidden + unit;
+            let times = |from: &[f64], weight: &[f64]| -> f64 {
+                from.iter().enumerate().map(|(k, f)| f * weight[k * 4 * hidden + column]).sum()
+            };
+            times(x, weight_input) + times(&h, weight_recurrent)
+        };
+        let gates: Vec<[f64; 4]> =
+            (0..hidden).map(|unit| [0, 1, 2, 3].map(|block| gate(block, unit))).collect();
+        for (unit, [i, f, g, o]) in gates.into_iter().enumerate() {
+            c[unit] = sigmoid(f) * c[unit] + sigmoid(i) * g.tanh();
+            h[unit] = sigmoid(o) * c[unit].tanh();
+        }
+        loss += h.iter().sum::<f64>();
+    }
+    loss + c.iter().sum::<f64>()
+}
+
+/// Burn's sigmoid computes in single precision whatever it is given, so the differences are those
+/// of a plain program.
+#[test]
+fn gradients_are_finite_differences_in_float64() {
+    let (d_input, hidden, steps) = (3, 4, 6);
+    for (name, device) in fused_devices() {
+        let device = device.autodiff();
+        let config = LstmConfig::new(d_input, hidden).with_bias(false);
+        let cell = config.init_cell(Seed::new(6), &device);
+        let numbers = cosines(1, steps * d_input, 1.0);
+        let x = tensor(numbers.clone(), [steps, 1, d_input], &device).require_grad();
+        let zeros = Tensor::zeros([1, hidden], &device);
+        let state = CellState { h: zeros.clone(), c: zeros };
+        let input = SequenceInput::Dense(x.clone());
+        let (output, last) = cell.forward_sequence(input, state, Implementation::Fused);
+        let gradients = (output.sum() + last.c.sum()).backward();
+        let weights = [cell.weight_input.val(), cell.weight_recurrent.val()];
+        let got = [
+            values(x.grad(&gradients).unwrap()),
+            values(weights[0].grad(&gradients).unwrap()),
+            values(weights[1].grad(&gradients).unwrap()),
+        ];
+        let wide = |numbers: Vec<f32>| numbers.into_iter().map(f64::from).collect::<Vec<_>>();
+        let [input, recurrent] = weights.map(|weight| wide(values(weight)));
+        let places = [wide(numbers), input, recurrent];
+        for (place, got) in got.iter().enumerate() {
+            for (index, &gradient) in got.iter().enumerate() {
+                let loss_at = |change: f64| {
+                    let mut places = places.clone();
+                    places[place][index] += change;
+                    plain_loss(&places[0], &places[1], &places[2], hidden)
+                };
+                let difference = (loss_at(1e-5) - loss_at(-1e-5)) / 2e-5;
+                let error = (difference - f64::from(gradient)).abs();
+                // The gradient is of single precision.
+                assert!(error < 1e-5, "{name}, {place}: {difference} {gradient}");
+            }
+        }
+    }
+}
+
+#[test]
+fn adamw_is_burns() {
+    for (name, device) in devices() {
+        let shape = [7, 5];
+        let number = |n| tensor(cosines(n, 35, 1.0), shape, &device);
+        let optimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(0.01).build();
+        let (mut expected, mut state) = (number(0), None);
+        let (mut got, zeros) = (number(0), Tensor::zeros(shape, &device));
+        let mut moments = [zeros.clone(), zeros];
+        for time in 1..=10 {
+            (expected, state) = Optimizer::step(&optimizer, 0.01, expected, number(time), state);
+            let step = AdamWStep {
+                learning_rate: 0.01,
+                beta_1: 0.9,
+                beta_2: 0.999,
+                epsilon: 1e-8,
+                weight_decay: 0.01,
+                time,
+            };
+            (got, moments) = step.apply(got, number(time), moments);
+            let error = relative_error(&values(got.clone()), &values(expected.clone()));
+            assert!(error < 1e-6, "{name}, step {time}: {error:e}");
         }
     }
 }

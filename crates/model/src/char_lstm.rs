@@ -2,12 +2,14 @@
 
 use burn::config::Config;
 use burn::module::{Module, Param};
-use burn::tensor::module::embedding;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use serde::{Deserialize, Serialize};
 
 use crate::dropout::dropout;
-use crate::{Initializer, Lstm, LstmConfig, LstmState, Seed, identify_parameters};
+use crate::{
+    Implementation, Initializer, Lstm, LstmConfig, LstmState, Seed, SequenceInput,
+    identify_parameters, ops,
+};
 
 /// How the weights of a [`CharLstm`] are drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,7 +128,7 @@ impl CharLstm {
         tokens: Tensor<2, Int>,
         state: Option<LstmState>,
     ) -> (Tensor<3>, LstmState) {
-        let (output, state) = self.lstm.forward(self.embed(tokens), state);
+        let (output, state) = self.run(tokens, state, None);
         (self.score(output), state)
     }
 
@@ -138,10 +140,44 @@ impl CharLstm {
         state: Option<LstmState>,
         seed: Seed,
     ) -> (Tensor<3>, LstmState) {
-        let embedded = self.embed(tokens);
-        let (output, state) = self.lstm.forward_with_dropout(embedded, state, seed);
-        let output = dropout(output, self.dropout, seed.derive("head", 0));
+        let (output, state) = self.run(tokens, state, Some(seed));
         (self.score(output), state)
+    }
+
+    /// The mean negative log-likelihood of the targets, in nats, without dropout where there is
+    /// no seed for it. It is that of [`forward`](Self::forward)'s logits, without ever keeping
+    /// them.
+    ///
+    /// # Shapes
+    ///
+    /// - tokens, targets: `[B, T]`, each below V
+    /// - state: `[L, B, H]`; zeros where `None`
+    /// - loss: `[1]`
+    /// - final state: `[L, B, H]`
+    ///
+    /// # Panics
+    ///
+    /// Where a shape is not the one expected.
+    pub fn loss(
+        &self,
+        tokens: Tensor<2, Int>,
+        targets: Tensor<2, Int>,
+        state: Option<LstmState>,
+        dropout_seed: Option<Seed>,
+    ) -> (Tensor<1>, LstmState) {
+        assert_eq!(tokens.dims(), targets.dims(), "the shapes of tokens and targets");
+        let (output, state) = self.run(tokens, state, dropout_seed);
+        let [steps, batch, d_hidden] = output.dims();
+        let output = output.reshape([steps * batch, d_hidden]);
+        let targets = targets.swap_dims(0, 1).reshape([steps * batch]);
+        let (weight, bias) = (self.head_weight(), self.head_bias.val());
+        let loss = match self.lstm.implementation {
+            Implementation::Fused => ops::linear_cross_entropy(output, weight, bias, targets),
+            Implementation::Reference => {
+                cross_entropy(output.matmul(weight) + bias.unsqueeze(), targets)
+            }
+        };
+        (loss, state)
     }
 
     /// V.
@@ -149,19 +185,46 @@ impl CharLstm {
         self.embedding.dims()[0]
     }
 
-    fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
-        embedding(self.embedding.val(), tokens)
+    /// The outputs of the highest layer, time first: `[T, B, H]`.
+    fn run(
+        &self,
+        tokens: Tensor<2, Int>,
+        state: Option<LstmState>,
+        dropout_seed: Option<Seed>,
+    ) -> (Tensor<3>, LstmState) {
+        let (tokens, embedding) = (tokens.swap_dims(0, 1), self.embedding.val());
+        let input = SequenceInput::Tokens { tokens, embedding };
+        let (output, state) = self.lstm.forward_sequence(input, state, dropout_seed);
+        match dropout_seed {
+            Some(seed) => (dropout(output, self.dropout, seed.derive("head", 0)), state),
+            None => (output, state),
+        }
     }
 
-    /// The linear head over all steps at once: `[B, T, H]` to `[B, T, V]`.
+    /// The linear head over all steps at once: `[T, B, H]` to `[B, T, V]`.
     fn score(&self, output: Tensor<3>) -> Tensor<3> {
-        let [batch, steps, d_hidden] = output.dims();
-        let weight = match &self.head {
+        let [steps, batch, d_hidden] = output.dims();
+        let flat = output.reshape([steps * batch, d_hidden]).matmul(self.head_weight());
+        let logits = flat + self.head_bias.val().unsqueeze();
+        logits.reshape([steps, batch, self.vocabulary()]).swap_dims(0, 1)
+    }
+
+    /// `[H, V]`.
+    pub(crate) fn head_weight(&self) -> Tensor<2> {
+        match &self.head {
             Some(head) => head.val(),
             None => self.embedding.val().transpose(),
-        };
-        let flat = output.reshape([batch * steps, d_hidden]).matmul(weight);
-        let logits = flat + self.head_bias.val().unsqueeze();
-        logits.reshape([batch, steps, self.vocabulary()])
+        }
     }
+}
+
+/// The mean negative log-likelihood of the targets, in nats, in plain tensor operations.
+///
+/// # Shapes
+///
+/// - logits: `[N, V]`
+/// - targets: `[N]`
+/// - result: `[1]`
+pub(crate) fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    activation::log_softmax(logits, 1).gather(1, targets.unsqueeze_dim(1)).mean().neg()
 }

@@ -37,14 +37,19 @@
 //! # }
 //! ```
 
+mod adamw;
 #[cfg(any(feature = "ndarray", feature = "flex"))]
 mod backends;
 mod cell;
 mod char_lstm;
+mod decoder;
 pub mod devices;
 mod dropout;
 mod initializer;
-#[cfg(any(feature = "ndarray", feature = "flex"))]
+#[cfg_attr(
+    not(any(feature = "ndarray", feature = "flex")),
+    expect(dead_code, reason = "without a CPU backend only the decoder computes here")
+)]
 mod kernels;
 mod lstm;
 mod ops;
@@ -53,11 +58,14 @@ mod random;
 mod sequence;
 mod state;
 
+pub use adamw::AdamWStep;
 pub use cell::{CellState, LstmCell};
 pub use char_lstm::{CharLstm, CharLstmConfig, Initialization};
+pub use decoder::Decoder;
 pub use initializer::Initializer;
 pub use lstm::{Implementation, Lstm, LstmConfig};
-pub use ops::LstmOps;
+pub use ops::{LstmOps, linear};
 pub use parameters::identify_parameters;
 pub use random::Seed;
+pub use sequence::SequenceInput;
 pub use state::LstmState;

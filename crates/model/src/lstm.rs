@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::dropout::dropout;
-use crate::{CellState, Initializer, LstmCell, LstmState, Seed, sequence};
+use crate::{CellState, Initializer, LstmCell, LstmState, Seed, SequenceInput};
 
 /// How the recurrence of a layer is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,7 +150,9 @@ impl Lstm {
     ///
     /// Where a shape is not the one expected.
     pub fn forward(&self, input: Tensor<3>, state: Option<LstmState>) -> (Tensor<3>, LstmState) {
-        self.run(input, state, |_, output| output)
+        let input = SequenceInput::Dense(input.swap_dims(0, 1));
+        let (output, state) = self.forward_sequence(input, state, None);
+        (output.swap_dims(0, 1), state)
     }
 
     /// As [`forward`](Self::forward), with dropout of the outputs of every layer but the last,
@@ -161,9 +163,54 @@ impl Lstm {
         state: Option<LstmState>,
         seed: Seed,
     ) -> (Tensor<3>, LstmState) {
-        self.run(input, state, |layer, output| {
-            dropout(output, self.dropout, seed.derive("between layers", layer as u64))
-        })
+        let input = SequenceInput::Dense(input.swap_dims(0, 1));
+        let (output, state) = self.forward_sequence(input, state, Some(seed));
+        (output.swap_dims(0, 1), state)
+    }
+
+    /// Runs the stack **time first**, which saves the copies that batch first costs; with dropout
+    /// between the layers where there is a seed for it.
+    ///
+    /// # Shapes
+    ///
+    /// - input: T and B at least 1
+    /// - state: `[L, B, H]`; zeros where `None`
+    /// - output: `[T, B, H]`, the hidden states of the highest layer
+    /// - final state: `[L, B, H]`
+    ///
+    /// # Panics
+    ///
+    /// Where a shape is not the one expected.
+    pub fn forward_sequence(
+        &self,
+        input: SequenceInput,
+        state: Option<LstmState>,
+        dropout_seed: Option<Seed>,
+    ) -> (Tensor<3>, LstmState) {
+        let ([steps, batch], device) = (input.dims(), input.device());
+        assert!(steps > 0, "a sequence has at least one time step");
+        assert!(batch > 0, "a batch has at least one lane");
+        let state = state.unwrap_or_else(|| self.zero_state(batch, &device));
+        let layers = self.layers.len();
+        let expected = [layers, batch, self.d_hidden()];
+        assert_eq!(state.dims(), expected, "the shape [L, B, H] of the initial state");
+
+        let mut finals: Vec<CellState> = Vec::with_capacity(layers);
+        let mut initials = self.layers.iter().zip(state.into_layers()).enumerate();
+        let (_, (cell, initial)) = initials.next().expect("an LSTM has at least one layer");
+        let (mut sequence, last) = cell.forward_sequence(input, initial, self.implementation);
+        finals.push(last);
+        for (index, (cell, initial)) in initials {
+            if let Some(seed) = dropout_seed {
+                let seed = seed.derive("between layers", index as u64 - 1);
+                sequence = dropout(sequence, self.dropout, seed);
+            }
+            let input = SequenceInput::Dense(sequence);
+            let (output, last) = cell.forward_sequence(input, initial, self.implementation);
+            sequence = output;
+            finals.push(last);
+        }
+        (sequence, LstmState::from_layers(finals))
     }
 
     /// A state of zeros for `batch` lanes.
@@ -179,34 +226,5 @@ impl Lstm {
     /// H.
     pub fn d_hidden(&self) -> usize {
         self.layers[0].d_hidden()
-    }
-
-    /// Runs the layers one above the other; `between` sees the outputs of every layer but the
-    /// last on their way up.
-    fn run(
-        &self,
-        input: Tensor<3>,
-        state: Option<LstmState>,
-        between: impl Fn(usize, Tensor<3>) -> Tensor<3>,
-    ) -> (Tensor<3>, LstmState) {
-        let [batch, steps, _] = input.dims();
-        assert!(steps > 0, "a sequence has at least one time step");
-        assert!(batch > 0, "a batch has at least one lane");
-        let state = state.unwrap_or_else(|| self.zero_state(batch, &input.device()));
-        let layers = self.layers.len();
-        let expected = [layers, batch, self.d_hidden()];
-        assert_eq!(state.dims(), expected, "the shape [L, B, H] of the initial state");
-
-        let mut finals: Vec<CellState> = Vec::with_capacity(layers);
-        let mut sequence = input;
-        for (index, (cell, initial)) in self.layers.iter().zip(state.into_layers()).enumerate() {
-            if index > 0 {
-                sequence = between(index - 1, sequence);
-            }
-            let (output, last) = sequence::forward(cell, sequence, initial, self.implementation);
-            sequence = output;
-            finals.push(last);
-        }
-        (sequence, LstmState::from_layers(finals))
     }
 }

@@ -1,47 +1,109 @@
-//! One layer over a whole sequence.
+//! One layer over a sequence, time first.
 //!
 //! One product forms the input's share of the gates for all steps at once. What follows is the
-//! recurrence: the fused operation of [`ops`](crate::ops), or the **reference**, in plain tensor
+//! recurrence: an operation of [`ops`](crate::ops), or the **reference**, in plain tensor
 //! operations, with one recurrent product per step and nothing assigned into a slice. The
 //! reference is the specification: every faster path must give the same outputs, final state and
 //! gradients.
 
-use burn::tensor::Tensor;
+use burn::tensor::module::embedding;
+use burn::tensor::{Device, Int, Tensor};
 
-use crate::Implementation;
 use crate::cell::{CellState, LstmCell, step};
-use crate::ops::{fused_sequence, has_fused_sequence};
+use crate::{Implementation, ops};
 
-/// Runs `cell` over `input`.
-///
-/// # Shapes
-///
-/// - input: `[B, T, D]`, T at least 1
-/// - result: `[B, T, H]`, and h and c `[B, H]` after the last step
-pub(crate) fn forward(
-    cell: &LstmCell,
-    input: Tensor<3>,
-    state: CellState,
-    implementation: Implementation,
-) -> (Tensor<3>, CellState) {
-    let [batch, steps, d_input] = input.dims();
-    cell.check(batch, d_input, &state);
-    // Time first, so that the gates of a step are one contiguous block.
-    let flat = input.swap_dims(0, 1).reshape([steps * batch, d_input]);
-    let products = flat.matmul(cell.weight_input.val());
-    let products = match cell.bias() {
-        Some(bias) => products + bias.unsqueeze(),
-        None => products,
-    };
-    let products = products.reshape([steps, batch, 4 * cell.d_hidden()]);
-    let weight = cell.weight_recurrent.val();
-    let (outputs, state) = match implementation {
-        Implementation::Fused if has_fused_sequence(&products) => {
-            fused_sequence(products, weight, state)
+/// What a layer reads.
+#[derive(Clone, Debug)]
+pub enum SequenceInput {
+    /// Vectors, `[T, B, D]`.
+    Dense(Tensor<3>),
+    /// Tokens `[T, B]`, which stand for the rows of an embedding `[V, D]`. The product with the
+    /// input weights is formed once for every distinct token.
+    Tokens {
+        /// The tokens, each below V.
+        tokens: Tensor<2, Int>,
+        /// The embedding.
+        embedding: Tensor<2>,
+    },
+    /// The input's share of the gates, `[T, B, 4H]`, biases and all.
+    Products(Tensor<3>),
+}
+
+impl SequenceInput {
+    /// `[T, B]`.
+    pub fn dims(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(input) | Self::Products(input) => [input.dims()[0], input.dims()[1]],
+            Self::Tokens { tokens, .. } => tokens.dims(),
         }
-        Implementation::Fused | Implementation::Reference => reference(products, weight, state),
-    };
-    (outputs.swap_dims(0, 1), state)
+    }
+
+    /// Where it is.
+    pub fn device(&self) -> Device {
+        match self {
+            Self::Dense(input) | Self::Products(input) => input.device(),
+            Self::Tokens { embedding, .. } => embedding.device(),
+        }
+    }
+}
+
+impl LstmCell {
+    /// Runs the cell over a whole sequence, **time first**. Gradients flow into the input, the
+    /// state and the weights, from the outputs and from the final state.
+    ///
+    /// # Shapes
+    ///
+    /// - input: T and B at least 1
+    /// - state: h and c `[B, H]`
+    /// - result: the outputs `[T, B, H]`, and h and c `[B, H]` after the last step
+    ///
+    /// # Panics
+    ///
+    /// Where a shape is not the one expected, or a token is not below V.
+    pub fn forward_sequence(
+        &self,
+        input: SequenceInput,
+        state: CellState,
+        implementation: Implementation,
+    ) -> (Tensor<3>, CellState) {
+        let weight = self.weight_recurrent.val();
+        let fused = implementation == Implementation::Fused && ops::has_ops(&weight);
+        let ([_, batch], width) = (input.dims(), 4 * self.d_hidden());
+        match &input {
+            SequenceInput::Products(products) => {
+                let got = products.dims()[2];
+                assert_eq!(got, width, "the width 4H of the products: expected {width}, got {got}");
+                self.check(batch, self.d_input(), &state);
+            }
+            SequenceInput::Dense(input) => self.check(batch, input.dims()[2], &state),
+            SequenceInput::Tokens { embedding, .. } => {
+                self.check(batch, embedding.dims()[1], &state);
+            }
+        }
+        if fused {
+            let bias = self.bias().unwrap_or_else(|| Tensor::zeros([width], &weight.device()));
+            ops::lstm_layer(input, self.weight_input.val(), bias, weight, state)
+        } else {
+            reference(self.products(input), weight, state)
+        }
+    }
+
+    /// The input's share of the gates in plain tensor operations, `[T, B, 4H]`.
+    fn products(&self, input: SequenceInput) -> Tensor<3> {
+        let input = match input {
+            SequenceInput::Products(products) => return products,
+            SequenceInput::Tokens { tokens, embedding: table } => embedding(table, tokens),
+            SequenceInput::Dense(input) => input,
+        };
+        let [steps, batch, d_input] = input.dims();
+        let flat = input.reshape([steps * batch, d_input]);
+        let products = flat.matmul(self.weight_input.val());
+        let products = match self.bias() {
+            Some(bias) => products + bias.unsqueeze(),
+            None => products,
+        };
+        products.reshape([steps, batch, 4 * self.d_hidden()])
+    }
 }
 
 /// The recurrence in plain tensor operations.

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::bench::{Implementation, ROWS, Row};
 use crate::device::DeviceChoice;
 
 /// Trains recurrent language models, scores texts with them and lets them write.
@@ -33,6 +35,8 @@ pub enum Command {
     /// Look at a text as the trainer sees it.
     #[command(subcommand)]
     Corpus(CorpusCommand),
+    /// Measure training steps and writing against Burn's own LSTM.
+    Bench(BenchArgs),
 }
 
 /// Where the configuration comes from.
@@ -190,4 +194,35 @@ pub struct StatsArgs {
     /// Print the counts as one line of JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `poquelin bench`.
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    /// Only this row.
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(ROWS.map(|row| row.name)))]
+    pub row: Option<String>,
+    /// Only this implementation.
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub implementation: Option<Implementation>,
+    /// Set other measurements beside ours: lines of JSON, as this command and
+    /// tests/reference/bench_pytorch.py print them.
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    pub against: Option<PathBuf>,
+    /// CPU threads to use; 0 stands for one per core.
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    pub threads: usize,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+    /// Print a line of JSON per row and implementation.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl BenchArgs {
+    /// The rows asked for.
+    pub fn rows(&self) -> Vec<Row> {
+        let asked = |row: &Row| self.row.as_deref().is_none_or(|name| name == row.name);
+        ROWS.into_iter().filter(asked).collect()
+    }
 }

@@ -104,6 +104,16 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A line that is no measurement.
+    #[error("{}, line {line}: {source}; expected what `poquelin bench --json` prints", path.display())]
+    BenchLine {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
     /// A file that cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     Write {
@@ -166,6 +176,7 @@ impl Error {
             | Self::NotARun { .. }
             | Self::Damaged { .. }
             | Self::Weights { .. }
+            | Self::BenchLine { .. }
             | Self::Read { .. } => 2,
             // A reader that has seen enough is no failure.
             Self::Output(source) if source.kind() == io::ErrorKind::BrokenPipe => 0,

@@ -3,6 +3,7 @@
 //! [`commands`] holds a module per subcommand; [`learning`] the training loop on burn-train's
 //! `Learner`; [`run_folder`] the layout of a run on disk, which no other module knows.
 
+pub mod bench;
 pub mod cli;
 pub mod commands;
 pub mod config;

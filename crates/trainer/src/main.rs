@@ -4,9 +4,15 @@ use std::error::Error as _;
 use std::process::ExitCode;
 
 use clap::Parser;
+use mimalloc::MiMalloc;
 use poquelin::cli::Cli;
 use poquelin::commands;
 use tracing_subscriber::EnvFilter;
+
+/// Every training step makes large tensors and drops them again. This allocator keeps their pages
+/// for the next step; the system's gives them back and pays for each of them anew.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

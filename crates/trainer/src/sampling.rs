@@ -1,8 +1,7 @@
 //! Writing text with a model, one character at a time.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
 use poquelin_data::Vocabulary;
-use poquelin_model::{CharLstm, LstmState, Seed};
+use poquelin_model::{CharLstm, Decoder, Seed};
 use rand::RngExt;
 
 /// How the next character is chosen.
@@ -18,6 +17,8 @@ pub struct Sampling {
 /// Reads `prompt`, then writes `length` characters one after the other, calling `emit` with each.
 /// The recurrent state is carried from character to character.
 ///
+/// This is work for the CPU, wherever the network is: a single lane leaves a GPU idle.
+///
 /// # Errors
 ///
 /// The first error of `emit`, which ends the writing.
@@ -30,17 +31,18 @@ pub fn generate<E>(
     prompt: &[u32],
     length: usize,
     sampling: Sampling,
-    device: &Device,
     mut emit: impl FnMut(u32) -> Result<(), E>,
 ) -> Result<(), E> {
-    assert!(!prompt.is_empty(), "a prompt has at least one character");
-    let (mut logits, mut state) = read(network, prompt, None, device);
+    let (&last, before) = prompt.split_last().expect("a prompt has at least one character");
+    let mut decoder = Decoder::new(network, 1);
+    for &token in before {
+        decoder.step(&[token]);
+    }
+    let mut sampler = Sampler::new(sampling);
+    let mut token = last;
     for place in 0..length {
-        let token = sampling.choose(&logits, place);
+        token = sampler.choose(decoder.step(&[token]), place);
         emit(token)?;
-        if place + 1 < length {
-            (logits, state) = read(network, &[token], Some(state), device);
-        }
     }
     Ok(())
 }
@@ -60,49 +62,48 @@ pub fn write_sample(
     prompt: &str,
     length: usize,
     sampling: Sampling,
-    device: &Device,
 ) -> String {
     let prompt = known_prompt(vocabulary, prompt);
     let mut tokens = Vec::with_capacity(length);
-    let Ok(()) = generate(network, &prompt, length, sampling, device, |token| {
+    let Ok(()) = generate(network, &prompt, length, sampling, |token| {
         tokens.push(token);
         Ok::<(), std::convert::Infallible>(())
     });
     vocabulary.decode(&tokens)
 }
 
-/// The logits behind the last of `tokens`, and the state there.
-fn read(
-    network: &CharLstm,
-    tokens: &[u32],
-    state: Option<LstmState>,
-    device: &Device,
-) -> (Vec<f32>, LstmState) {
-    let ids: Vec<i32> = tokens.iter().map(|&token| token as i32).collect();
-    let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, tokens.len()]), device);
-    let (logits, state) = network.forward(ids, state);
-    let last = logits.narrow(1, tokens.len() - 1, 1);
-    let values = last.into_data().try_into_vec().expect("the network computes in float32");
-    (values, state)
+/// Chooses characters.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    sampling: Sampling,
+    /// The weights of the latest choice.
+    weights: Vec<f64>,
 }
 
-impl Sampling {
+impl Sampler {
+    /// Chooses so.
+    pub fn new(sampling: Sampling) -> Self {
+        Self { sampling, weights: Vec::new() }
+    }
+
     /// Draws a token from softmax(logits / temperature).
-    pub fn choose(&self, logits: &[f32], place: usize) -> u32 {
+    pub fn choose(&mut self, logits: &[f32], place: usize) -> u32 {
+        let Self { sampling: Sampling { temperature, seed }, weights } = self;
         let (likeliest, highest) = logits
             .iter()
             .enumerate()
             .max_by(|a, b| a.1.total_cmp(b.1))
             .expect("a vocabulary has at least one symbol");
-        if self.temperature == 0.0 {
+        if *temperature == 0.0 {
             return likeliest as u32;
         }
-        let weight = |logit: f32| (f64::from(logit - highest) / self.temperature).exp();
-        let total: f64 = logits.iter().map(|&logit| weight(logit)).sum();
-        let mut generator = self.seed.derive("sampling", place as u64).generator();
+        weights.clear();
+        weights.extend(logits.iter().map(|l| (f64::from(l - highest) / *temperature).exp()));
+        let total: f64 = weights.iter().sum();
+        let mut generator = seed.derive("sampling", place as u64).generator();
         let mut left = generator.random::<f64>() * total;
-        for (token, &logit) in logits.iter().enumerate() {
-            left -= weight(logit);
+        for (token, weight) in weights.iter().enumerate() {
+            left -= weight;
             if left < 0.0 {
                 return token as u32;
             }
@@ -122,9 +123,9 @@ mod tests {
         let logits = probabilities.map(|p: f32| p.ln());
         let draws = 20_000;
         for temperature in [1.0, 0.5] {
-            let sampling = Sampling { temperature, seed: Seed::new(3) };
+            let mut sampler = Sampler::new(Sampling { temperature, seed: Seed::new(3) });
             let mut counts = [0.0; 4];
-            (0..draws).for_each(|place| counts[sampling.choose(&logits, place) as usize] += 1.0);
+            (0..draws).for_each(|place| counts[sampler.choose(&logits, place) as usize] += 1.0);
             let sharpened = probabilities.map(|p| f64::from(p).powf(1.0 / temperature));
             let total: f64 = sharpened.iter().sum();
             for (count, weight) in counts.iter().zip(sharpened) {
@@ -136,7 +137,7 @@ mod tests {
 
     #[test]
     fn temperature_zero_takes_the_likeliest() {
-        let sampling = Sampling { temperature: 0.0, seed: Seed::new(0) };
-        assert!((0..100).all(|place| sampling.choose(&[0.1, 2.0, 1.9], place) == 1));
+        let mut sampler = Sampler::new(Sampling { temperature: 0.0, seed: Seed::new(0) });
+        assert!((0..100).all(|place| sampler.choose(&[0.1, 2.0, 1.9], place) == 1));
     }
 }

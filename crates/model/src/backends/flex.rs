@@ -2,42 +2,48 @@
 
 use std::borrow::Cow;
 
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Flex, TensorMetadata};
-use burn::tensor::TensorData;
+use burn::tensor::{DType, Shape, TensorData};
 use burn_flex::FlexTensor;
 
-use super::{CpuTensors, run_forward};
-use crate::ops::LstmOps;
-
-impl LstmOps for Flex {
-    fn lstm_sequence(
-        products: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        h: FloatTensor<Self>,
-        c: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        run_forward::<Self>(&products, &weight, &h, &c).0
-    }
-}
+use super::CpuTensors;
 
 impl CpuTensors for Flex {
     fn numbers(tensor: &FloatTensor<Self>) -> Cow<'_, [f32]> {
         match tensor.as_slice() {
             Some(slice) => Cow::Borrowed(slice),
-            None => {
-                let copy = tensor.to_contiguous();
-                let numbers: &[f32] = copy.as_slice().expect("the copy is contiguous float32");
-                Cow::Owned(numbers.to_vec())
-            }
+            None => Cow::Owned(Self::into_numbers(tensor.clone())),
         }
     }
 
-    fn tensor<const D: usize>(numbers: Vec<f32>, shape: [usize; D]) -> FloatTensor<Self> {
+    fn into_numbers(tensor: FloatTensor<Self>) -> Vec<f32> {
+        let dtype = tensor.dtype();
+        let numbers = tensor.into_data().try_into_vec();
+        numbers
+            .unwrap_or_else(|_| panic!("the LSTM's operations compute in float32, got {dtype:?}"))
+    }
+
+    fn tokens(tensor: &IntTensor<Self>) -> Vec<u32> {
+        let contiguous = tensor.to_contiguous();
+        match contiguous.dtype() {
+            DType::I64 => as_tokens(contiguous.as_slice::<i64>()),
+            DType::I32 => as_tokens(contiguous.as_slice::<i32>()),
+            dtype => panic!("tokens are 32- or 64-bit integers, got {dtype:?}"),
+        }
+    }
+
+    fn tensor(numbers: Vec<f32>, shape: impl Into<Shape>) -> FloatTensor<Self> {
         FlexTensor::from_data(TensorData::new(numbers, shape))
     }
 
     fn shape<const D: usize>(tensor: &FloatTensor<Self>) -> [usize; D] {
-        tensor.shape().dims()
+        TensorMetadata::shape(tensor).dims()
     }
+}
+
+fn as_tokens<I: Copy + TryInto<u32>>(ids: Option<&[I]>) -> Vec<u32> {
+    let ids = ids.expect("the copy is contiguous");
+    // What is no token is left to the check against the vocabulary.
+    ids.iter().map(|&id| id.try_into().unwrap_or(u32::MAX)).collect()
 }

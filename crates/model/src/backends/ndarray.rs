@@ -3,29 +3,17 @@
 
 use std::borrow::Cow;
 
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{NdArray, TensorMetadata};
-use burn::tensor::TensorData;
+use burn::tensor::{Shape, TensorData};
 use burn_ndarray::NdArrayTensor;
 
-use super::{CpuTensors, run_forward};
-use crate::ops::LstmOps;
-
-impl LstmOps for NdArray {
-    fn lstm_sequence(
-        products: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        h: FloatTensor<Self>,
-        c: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        run_forward::<Self>(&products, &weight, &h, &c).0
-    }
-}
+use super::CpuTensors;
 
 impl CpuTensors for NdArray {
     fn numbers(tensor: &FloatTensor<Self>) -> Cow<'_, [f32]> {
         let NdArrayTensor::F32(storage) = tensor else {
-            panic!("the fused LSTM computes in float32, got {:?}", tensor.dtype());
+            panic!("the LSTM's operations compute in float32, got {:?}", tensor.dtype());
         };
         let view = storage.view();
         match view.to_slice() {
@@ -34,11 +22,34 @@ impl CpuTensors for NdArray {
         }
     }
 
-    fn tensor<const D: usize>(numbers: Vec<f32>, shape: [usize; D]) -> FloatTensor<Self> {
+    fn into_numbers(tensor: FloatTensor<Self>) -> Vec<f32> {
+        let count = TensorMetadata::shape(&tensor).num_elements();
+        match tensor {
+            NdArrayTensor::F32(storage) if storage.view().is_standard_layout() => {
+                let (numbers, offset) = storage.into_owned().into_owned().into_raw_vec_and_offset();
+                let start = offset.unwrap_or(0);
+                match numbers.len() == count {
+                    true => numbers,
+                    false => numbers[start..][..count].to_vec(),
+                }
+            }
+            tensor => Self::numbers(&tensor).into_owned(),
+        }
+    }
+
+    fn tokens(tensor: &IntTensor<Self>) -> Vec<u32> {
+        match tensor {
+            NdArrayTensor::I64(storage) => storage.view().iter().map(|&id| id as u32).collect(),
+            NdArrayTensor::I32(storage) => storage.view().iter().map(|&id| id as u32).collect(),
+            _ => panic!("tokens are 32- or 64-bit integers, got {:?}", tensor.dtype()),
+        }
+    }
+
+    fn tensor(numbers: Vec<f32>, shape: impl Into<Shape>) -> FloatTensor<Self> {
         NdArrayTensor::from_data(TensorData::new(numbers, shape))
     }
 
     fn shape<const D: usize>(tensor: &FloatTensor<Self>) -> [usize; D] {
-        tensor.shape().dims()
+        TensorMetadata::shape(tensor).dims()
     }
 }

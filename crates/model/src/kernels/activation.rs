@@ -7,7 +7,7 @@ use pulp::Simd;
 
 /// eˣ for x in [−87, 88], to 2 ulp.
 #[inline(always)]
-fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+pub(super) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // Adding this rounds to a whole number and leaves it in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     let splat = |value: f32| simd.splat_f32s(value);

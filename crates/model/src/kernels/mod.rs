@@ -9,7 +9,13 @@
 //! FMA, NEON and plain machines, and one of them is picked at run time.
 
 mod activation;
+pub(crate) mod adamw;
+mod cell;
+pub(crate) mod cross_entropy;
+pub(crate) mod decoding;
+pub(crate) mod linear;
+mod matrix;
+mod parallel;
 mod product;
-mod sequence;
-
-pub(crate) use sequence::{Dimensions, Saved, backward, forward};
+pub(crate) mod sequence;
+pub(crate) mod tokens;

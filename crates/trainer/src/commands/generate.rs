@@ -56,7 +56,7 @@ fn write(
         tokens.iter().try_for_each(|&token| output.write(token))?;
     }
     let sampling = Sampling { temperature, seed: Seed::new(args.seed) };
-    generate(&stored.model, &tokens, args.length, sampling, &device, |token| output.write(token))?;
+    generate(&stored.model, &tokens, args.length, sampling, |token| output.write(token))?;
     output.finish()
 }
 

@@ -1,5 +1,6 @@
 //! A module per subcommand.
 
+mod bench;
 mod corpus;
 mod evaluate;
 mod generate;
@@ -20,6 +21,7 @@ pub fn run(command: &Command) -> Result<(), Error> {
         Command::Train(args) => train::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Corpus(CorpusCommand::Stats(args)) => corpus::stats(args),
     }
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::optim::AdamWConfig;
 use burn_train::renderer::MetricsRenderer;
 use burn_train::renderer::tui::TuiMetricsRendererWrapper;
 use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
@@ -19,6 +18,7 @@ use crate::cli::TrainArgs;
 use crate::config::Config;
 use crate::error::Error;
 use crate::evaluation::Evaluation;
+use crate::learning::adamw::AdamW;
 use crate::learning::loader::StepLoader;
 use crate::learning::metrics::{NoMetricLogger, Quantity, QuantityMetric};
 use crate::learning::model::{LanguageModel, OptimizerTap};
@@ -136,8 +136,7 @@ fn train(args: &TrainArgs, config: &Config) -> Result<(), Error> {
     let sampling =
         Sampling { temperature: config.sample.temperature, seed: seed.derive("last sample", 0) };
     let prompt = &config.sample.prompt;
-    let sample =
-        write_sample(&ending.model.network, &vocabulary, prompt, LAST_SAMPLE, sampling, &device);
+    let sample = write_sample(&ending.model.network, &vocabulary, prompt, LAST_SAMPLE, sampling);
     report(args, &summary, &vocabulary, &sample)?;
     if args.json { print_json(&summary) } else { Ok(()) }
 }
@@ -215,12 +214,12 @@ fn launch(
     model: LanguageModel,
 ) {
     let optimizer = &config.optimizer;
-    let adam_w = AdamWConfig::new()
-        .with_beta_1(optimizer.beta_1 as f32)
-        .with_beta_2(optimizer.beta_2 as f32)
-        .with_epsilon(optimizer.epsilon as f32)
-        .with_weight_decay(optimizer.weight_decay as f32)
-        .init();
+    let adam_w = AdamW {
+        beta_1: optimizer.beta_1 as f32,
+        beta_2: optimizer.beta_2 as f32,
+        epsilon: optimizer.epsilon as f32,
+        weight_decay: optimizer.weight_decay as f32,
+    };
     let steps = (0..config.train.epochs).map(|epoch| train.chunks(epoch) as u64).sum();
     let schedule = Schedule::new(&config.schedule, optimizer.learning_rate, steps);
     let interrupter = Interrupter::new();
@@ -244,7 +243,7 @@ fn launch(
     for quantity in Quantity::VALIDATION {
         training = training.metric_valid_numeric(QuantityMetric::new(quantity));
     }
-    let result = training.launch(Learner::new(model, adam_w, schedule));
+    let result = training.launch(Learner::new(model, adam_w.into(), schedule));
     // The dashboard gives the terminal back when it is dropped.
     drop(result);
 }

@@ -3,6 +3,7 @@
 //! [`model`] is what the learner trains, [`strategy`] the loop of truncated back-propagation
 //! through time, [`metrics`] what burn-train is told of it.
 
+pub mod adamw;
 pub mod clipping;
 pub mod loader;
 pub mod metrics;

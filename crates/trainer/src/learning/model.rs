@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::module::Module;
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::{Bytes, ExecutionError, Int, Tensor, activation};
+use burn::tensor::{Bytes, ExecutionError, Tensor};
 use burn_pack::{Reader, Writer};
 use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use poquelin_data::TokenBatch;
@@ -60,8 +60,8 @@ impl TrainStep for LanguageModel {
     type Output = StepOutput;
 
     fn step(&self, Step { batch, state, seed }: Step) -> TrainOutput<StepOutput> {
-        let (logits, state) = self.network.forward_with_dropout(batch.inputs, state, seed);
-        let loss = negative_log_likelihood(logits, batch.targets);
+        let TokenBatch { inputs, targets, .. } = batch;
+        let (loss, state) = self.network.loss(inputs, targets, state, Some(seed));
         let gradients = loss.backward();
         // What is carried into the next chunk has no history: that truncates the gradient.
         let output = StepOutput::new(loss.detach(), state.detach());
@@ -86,23 +86,9 @@ impl InferenceStep for LanguageModel {
     type Output = StepOutput;
 
     fn step(&self, Step { batch, state, .. }: Step) -> StepOutput {
-        let (logits, state) = self.network.forward(batch.inputs, state);
-        StepOutput::new(negative_log_likelihood(logits, batch.targets), state)
+        let (loss, state) = self.network.loss(batch.inputs, batch.targets, state, None);
+        StepOutput::new(loss, state)
     }
-}
-
-/// Mean negative log-likelihood of the targets, in nats.
-///
-/// # Shapes
-///
-/// - logits: `[B, T, V]`
-/// - targets: `[B, T]`
-/// - result: `[1]`
-pub fn negative_log_likelihood(logits: Tensor<3>, targets: Tensor<2, Int>) -> Tensor<1> {
-    let [batch, steps, vocabulary] = logits.dims();
-    let logits = logits.reshape([batch * steps, vocabulary]);
-    let targets = targets.reshape([batch * steps, 1]);
-    activation::log_softmax(logits, 1).gather(1, targets).mean().neg()
 }
 
 /// Gets the optimizer's state out of burn-train's learner, which keeps its optimizer to itself.

@@ -417,7 +417,6 @@ impl Session {
             &sample.prompt,
             sample.length,
             Sampling { temperature: sample.temperature, seed },
-            &self.job.device.clone().inner(),
         );
         if let Err(error) = self.job.console.print(&format!("{text}\n")) {
             tracing::warn!("cannot write to standard output: {error}");

@@ -1,0 +1,132 @@
+//! One step of AdamW in one pass over its numbers.
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::parallel::{for_each, piece_length};
+use crate::AdamWStep;
+
+/// What a number's step is worth in elementary operations: it waits for the memory.
+const WORK: usize = 16;
+
+/// Moves a parameter, given in `from`, and its moments; `to` gets the parameter's new numbers.
+///
+/// # Panics
+///
+/// Where the lengths differ.
+pub(crate) fn update(
+    step: &AdamWStep,
+    from: &[f32],
+    gradient: &[f32],
+    moment_1: &mut [f32],
+    moment_2: &mut [f32],
+) -> Vec<f32> {
+    let count = from.len();
+    let lengths = [gradient.len(), moment_1.len(), moment_2.len()];
+    assert_eq!(lengths, [count; 3], "the lengths of a parameter's gradient and moments");
+    let mut to = vec![0.0; count];
+    let length = piece_length(count, WORK * count).next_multiple_of(16);
+    let factors = Factors::new(step);
+    let pieces: Vec<Update<'_>> = from
+        .chunks(length)
+        .zip(gradient.chunks(length))
+        .zip(moment_1.chunks_mut(length))
+        .zip(moment_2.chunks_mut(length))
+        .zip(to.chunks_mut(length))
+        .map(|((((from, gradient), moment_1), moment_2), to)| Update {
+            factors,
+            from,
+            gradient,
+            moment_1,
+            moment_2,
+            to,
+        })
+        .collect();
+    let arch = Arch::new();
+    for_each(pieces, |piece| arch.dispatch(piece));
+    to
+}
+
+/// What all numbers are multiplied by.
+#[derive(Clone, Copy)]
+struct Factors {
+    beta_1: f32,
+    beta_2: f32,
+    /// 1 / √(1 − β₂ᵗ).
+    correction: f32,
+    epsilon: f32,
+    /// 1 − η λ.
+    decay: f32,
+    /// −η / (1 − β₁ᵗ).
+    rate: f32,
+}
+
+impl Factors {
+    fn new(step: &AdamWStep) -> Self {
+        let AdamWStep { learning_rate, beta_1, beta_2, epsilon, weight_decay, time } = *step;
+        let power = |beta: f32| f64::from(beta).powi(i32::try_from(time).unwrap_or(i32::MAX));
+        Self {
+            beta_1,
+            beta_2,
+            correction: (1.0 / (1.0 - power(beta_2)).sqrt()) as f32,
+            epsilon,
+            decay: (1.0 - learning_rate * f64::from(weight_decay)) as f32,
+            rate: (-learning_rate / (1.0 - power(beta_1))) as f32,
+        }
+    }
+}
+
+struct Update<'a> {
+    factors: Factors,
+    from: &'a [f32],
+    gradient: &'a [f32],
+    moment_1: &'a mut [f32],
+    moment_2: &'a mut [f32],
+    to: &'a mut [f32],
+}
+
+impl WithSimd for Update<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Factors { beta_1, beta_2, correction, epsilon, decay, rate } = self.factors;
+        let splat = |value: f32| simd.splat_f32s(value);
+        let (b1, b2) = (splat(beta_1), splat(beta_2));
+        let (rest_1, rest_2) = (splat(1.0 - beta_1), splat(1.0 - beta_2));
+        let (correction, epsilon) = (splat(correction), splat(epsilon));
+        let (decay, rate) = (splat(decay), splat(rate));
+        let factors = [b1, rest_1, b2, rest_2, correction, epsilon, decay, rate];
+        let ((from, from_tail), (gradient, gradient_tail)) =
+            (S::as_simd_f32s(self.from), S::as_simd_f32s(self.gradient));
+        let (moment_1, tail_1) = S::as_mut_simd_f32s(self.moment_1);
+        let (moment_2, tail_2) = S::as_mut_simd_f32s(self.moment_2);
+        let (to, to_tail) = S::as_mut_simd_f32s(self.to);
+        for ((((from, gradient), m), v), to) in
+            from.iter().zip(gradient).zip(moment_1).zip(moment_2).zip(to)
+        {
+            [*m, *v, *to] = move_weight(simd, factors, [*from, *gradient, *m, *v]);
+        }
+        if !from_tail.is_empty() {
+            let load = |slice: &[f32]| simd.partial_load_f32s(slice);
+            let numbers = [load(from_tail), load(gradient_tail), load(tail_1), load(tail_2)];
+            let results = move_weight(simd, factors, numbers);
+            for (slice, values) in [tail_1, tail_2, to_tail].into_iter().zip(results) {
+                simd.partial_store_f32s(slice, values);
+            }
+        }
+    }
+}
+
+/// The moments and the weight behind the step.
+#[inline(always)]
+fn move_weight<S: Simd>(
+    simd: S,
+    [b1, rest_1, b2, rest_2, correction, epsilon, decay, rate]: [S::f32s; 8],
+    [from, g, m, v]: [S::f32s; 4],
+) -> [S::f32s; 3] {
+    let m = simd.mul_add_e_f32s(g, rest_1, simd.mul_f32s(m, b1));
+    let v = simd.mul_add_e_f32s(simd.mul_f32s(g, g), rest_2, simd.mul_f32s(v, b2));
+    let scale = simd.mul_add_e_f32s(simd.sqrt_f32s(v), correction, epsilon);
+    let to = simd.mul_add_e_f32s(simd.div_f32s(m, scale), rate, simd.mul_f32s(from, decay));
+    [m, v, to]
+}

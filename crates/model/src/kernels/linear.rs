@@ -1,0 +1,40 @@
+//! A linear layer on rows.
+
+use super::matrix::{Matrix, multiply};
+
+/// input × weight + bias: `[N, M]` from `[N, D]`, `[D, M]` and `[M]`.
+pub(crate) fn forward(input: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+    let d_input = weight.len() / bias.len();
+    let mut output = bias.repeat(input.len() / d_input);
+    multiply(&mut output, Matrix::new(input, d_input), Matrix::new(weight, bias.len()));
+    output
+}
+
+/// The input's gradient, `[N, D]`, from the output's, `[N, M]`.
+pub(crate) fn grad_input(weight: &[f32], grad: &[f32], width: usize) -> Vec<f32> {
+    let d_input = weight.len() / width;
+    let mut result = vec![0.0; grad.len() / width * d_input];
+    let weight = Matrix::new(weight, width).transpose();
+    multiply(&mut result, Matrix::new(grad, width), weight);
+    result
+}
+
+/// The weight's gradient, `[D, M]`.
+pub(crate) fn grad_weight(input: &[f32], grad: &[f32], width: usize) -> Vec<f32> {
+    let d_input = input.len() / (grad.len() / width);
+    let mut result = vec![0.0; d_input * width];
+    let input = Matrix::new(input, d_input).transpose();
+    multiply(&mut result, input, Matrix::new(grad, width));
+    result
+}
+
+/// The bias's gradient, `[M]`.
+pub(crate) fn grad_bias(grad: &[f32], width: usize) -> Vec<f32> {
+    let mut result = vec![0.0; width];
+    for row in grad.chunks_exact(width) {
+        for (sum, grad) in result.iter_mut().zip(row) {
+            *sum += grad;
+        }
+    }
+    result
+}

@@ -1,0 +1,146 @@
+//! General matrix products over threads.
+//!
+//! A product is cut over threads by its rows, never by its depth: its bits do not depend on their
+//! number.
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::parallel::{Piece, for_each, in_pieces, piece_length};
+use super::product::{Blocks, DEPTH, Left, Packed, add_product};
+
+/// A matrix to be read, row major or as the transpose of one.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a> {
+    numbers: &'a [f32],
+    rows: usize,
+    columns: usize,
+    transposed: bool,
+}
+
+impl<'a> Matrix<'a> {
+    /// A row-major matrix of so many columns.
+    pub(super) fn new(numbers: &'a [f32], columns: usize) -> Self {
+        assert_eq!(numbers.len() % columns, 0, "a matrix of {columns} columns has whole rows");
+        Self { numbers, rows: numbers.len() / columns, columns, transposed: false }
+    }
+
+    /// Its transpose, without a copy.
+    pub(super) fn transpose(self) -> Self {
+        let Self { numbers, rows, columns, transposed } = self;
+        Self { numbers, rows: columns, columns: rows, transposed: !transposed }
+    }
+}
+
+/// Adds left × right to row-major `to`.
+pub(super) fn multiply(to: &mut [f32], left: Matrix<'_>, right: Matrix<'_>) {
+    let (m, k, n) = (left.rows, left.columns, right.columns);
+    assert_eq!(right.rows, k, "the depth of a product");
+    assert_eq!(to.len(), m * n, "the extent of a product");
+    let arch = Arch::new();
+    // The longer side is cut: what every thread must pack by itself is the shorter one.
+    if m >= n {
+        let rows = piece_length(m, m * k * n).next_multiple_of(8);
+        let pieces = to
+            .chunks_mut(rows * n)
+            .enumerate()
+            .map(|(index, to)| {
+                let rows = Piece { start: index * rows, length: to.len() / n };
+                Multiply { left, right, rows, columns: Piece { start: 0, length: n }, to }
+            })
+            .collect();
+        for_each(pieces, |piece| arch.dispatch(piece));
+        return;
+    }
+    let rows = Piece { start: 0, length: m };
+    let pieces = in_pieces(n, m * k * n, |columns| {
+        let mut to = vec![0.0; m * columns.length];
+        arch.dispatch(Multiply { left, right, rows, columns, to: &mut to });
+        (columns, to)
+    });
+    for (Piece { start, length }, piece) in pieces {
+        for (to, from) in to.chunks_exact_mut(n).zip(piece.chunks_exact(length)) {
+            for (to, from) in to[start..][..length].iter_mut().zip(from) {
+                *to += from;
+            }
+        }
+    }
+}
+
+/// Some rows and columns of a product.
+struct Multiply<'a> {
+    left: Matrix<'a>,
+    right: Matrix<'a>,
+    rows: Piece,
+    columns: Piece,
+    to: &'a mut [f32],
+}
+
+impl WithSimd for Multiply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { left, right, rows, columns, to } = self;
+        let (k, m, n) = (left.columns, left.rows, right.columns);
+        let (mut packed, mut blocks) = (Packed::default(), Blocks::default());
+        for depth in (0..k).step_by(DEPTH) {
+            let depths = DEPTH.min(k - depth);
+            match right.transposed {
+                false => {
+                    let end = (depth + depths) * n;
+                    let part = &right.numbers[depth * n + columns.start..end];
+                    packed.pack_part(part, n, columns.length);
+                }
+                true => {
+                    let end = (columns.start + columns.length) * k;
+                    let part = &right.numbers[columns.start * k + depth..end];
+                    packed.pack_transposed(part, k, depths);
+                }
+            }
+            let left = match left.transposed {
+                false => {
+                    let numbers = &left.numbers[rows.start * k + depth..];
+                    Left::Plain { numbers, stride: k }
+                }
+                true => {
+                    let numbers = &left.numbers[depth * m + rows.start..];
+                    Left::Transposed { numbers, stride: m }
+                }
+            };
+            add_product(simd, left, &packed, to, &mut blocks);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_of_transposes_are_the_naive_ones() {
+        let number = |k: usize| (k as f32 * 0.37 + 0.1).sin();
+        for (m, k, n) in [(1, 1, 1), (3, 1, 5), (1, 7, 2), (17, 33, 65), (64, 1030, 31)] {
+            let left: Vec<f32> = (0..m * k).map(number).collect();
+            let right: Vec<f32> = (0..k * n).map(|i| number(i + 5)).collect();
+            let flip = |from: &[f32], columns: usize| -> Vec<f32> {
+                let rows = from.len() / columns;
+                (0..from.len()).map(|i| from[(i % rows) * columns + i / rows]).collect()
+            };
+            let (left_flipped, right_flipped) = (flip(&left, k), flip(&right, n));
+            for (left, right) in [
+                (Matrix::new(&left, k), Matrix::new(&right, n)),
+                (Matrix::new(&left_flipped, m).transpose(), Matrix::new(&right, n)),
+                (Matrix::new(&left, k), Matrix::new(&right_flipped, k).transpose()),
+            ] {
+                let mut to = vec![7.0; m * n];
+                multiply(&mut to, left, right);
+                for (index, got) in to.iter().enumerate() {
+                    let (row, column) = (index / n, index % n);
+                    let expected: f32 =
+                        (0..k).map(|d| number(row * k + d) * number(d * n + column + 5)).sum();
+                    assert!((got - 7.0 - expected).abs() < 1e-3, "{m} {k} {n}");
+                }
+            }
+        }
+    }
+}
