@@ -3,6 +3,8 @@
 
 /// Bad input: the message, the exit code, and that nothing was written.
 mod bad_input;
+/// `bench`: what it prints.
+mod bench;
 /// Configuration files and `--set`.
 mod config;
 /// Devices: what is compiled in, and the GPU's loss against the CPU's.

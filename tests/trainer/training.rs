@@ -1,8 +1,9 @@
 use burn::module::Param;
-use burn::optim::{AdamWConfig, GradientsParams};
+use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_train::TrainStep;
 use poquelin::device::DeviceChoice;
+use poquelin::learning::adamw::AdamW;
 use poquelin::learning::clipping::clip;
 use poquelin::learning::model::{LanguageModel, OptimizerTap, Step};
 use poquelin_data::TokenBatch;
@@ -82,7 +83,8 @@ fn losses_follow_pytorchs() {
         expected["losses"].as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()).collect();
     let device = device();
     let mut model = LanguageModel { network: network(&device), tap: OptimizerTap::default() };
-    let mut optimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(0.01).init();
+    let adam_w = AdamW { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+    let mut optimizer = ModuleOptimizer::from(adam_w);
     let mut state = None;
     for (step, expected) in expected.iter().enumerate() {
         let batch = batch(step, 12, &device);

@@ -1,0 +1,115 @@
+"""The rows of `poquelin bench` on PyTorch, by the same protocol.
+
+usage: bench_pytorch.py [--row NAME] [--threads COUNT ...]
+
+Prints a line of JSON per row, as `poquelin bench --json` does: the median of five rounds of as
+many steps as fill 0.4 s, with the better of the thread counts (1 and 2 by default). Needs torch.
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+import torch
+from torch import nn
+
+T, V = 100, 76
+# name: training or not, B, H, L, dropout
+ROWS = {
+    "step-b1-h128": (True, 1, 128, 1, 0.0),
+    "step-b32-h128": (True, 32, 128, 1, 0.0),
+    "step-b64-h512": (True, 64, 512, 1, 0.0),
+    "step-b32-h256-l2": (True, 32, 256, 2, 0.2),
+    "generate-1-h128": (False, 1, 128, 1, 0.0),
+    "generate-1-h512": (False, 1, 512, 1, 0.0),
+    "generate-64-h512": (False, 64, 512, 1, 0.0),
+}
+
+
+class CharLstm(nn.Module):
+    def __init__(self, hidden, layers, dropout):
+        super().__init__()
+        self.embedding = nn.Embedding(V, hidden)
+        self.lstm = nn.LSTM(hidden, hidden, layers, batch_first=True, dropout=dropout)
+        self.head = nn.Linear(hidden, V)
+
+    def forward(self, tokens, state=None):
+        output, state = self.lstm(self.embedding(tokens), state)
+        return self.head(output), state
+
+
+def tokens(batch, steps):
+    return (torch.arange(batch * steps) * 7919 % V).view(batch, steps)
+
+
+def training_step(batch, hidden, layers, dropout):
+    model, loss_of = CharLstm(hidden, layers, dropout), nn.CrossEntropyLoss()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    x = tokens(batch, T)
+
+    def step():
+        optimizer.zero_grad()
+        loss = loss_of(model(x)[0].reshape(-1, V), x.reshape(-1))
+        loss.item()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def writing_step(batch, hidden, layers, dropout):
+    model = CharLstm(hidden, layers, dropout).eval()
+    latest, state = tokens(batch, 1), None
+
+    def step():
+        nonlocal latest, state
+        with torch.no_grad():
+            logits, state = model(latest, state)
+            latest = torch.multinomial(torch.softmax(logits[:, 0], dim=1), 1)
+
+    return step
+
+
+def median_seconds(step):
+    began, calls = time.perf_counter(), 0
+    while calls == 0 or time.perf_counter() - began < 0.1:
+        step()
+        calls += 1
+    calls = max(1, round(0.4 * calls / (time.perf_counter() - began)))
+    rounds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        for _ in range(calls):
+            step()
+        rounds.append((time.perf_counter() - began) / calls)
+    return statistics.median(rounds)
+
+
+def measure(name, threads):
+    training, batch, hidden, layers, dropout = ROWS[name]
+    best = None
+    for count in threads:
+        torch.set_num_threads(count)
+        make = training_step if training else writing_step
+        seconds = median_seconds(make(batch, hidden, layers, dropout))
+        if best is None or seconds < best[0]:
+            best = (seconds, count)
+    seconds, count = best
+    return {
+        "row": name,
+        "implementation": "pytorch",
+        "backend": f"{count} threads",
+        "chars_per_second": batch * (T if training else 1) / seconds,
+        "milliseconds": seconds * 1e3,
+        "gemm_fraction": None,
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--row", choices=ROWS)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    options = parser.parse_args()
+    for row in [options.row] if options.row else ROWS:
+        print(json.dumps(measure(row, options.threads)), flush=True)
