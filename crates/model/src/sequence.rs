@@ -14,6 +14,7 @@ use crate::{Implementation, ops};
 
 /// What a layer reads.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one is made per call, to be taken apart")]
 pub enum SequenceInput {
     /// Vectors, `[T, B, D]`.
     Dense(Tensor<3>),
