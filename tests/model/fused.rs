@@ -60,27 +60,29 @@ fn fused_devices() -> impl Iterator<Item = (&'static str, Device)> {
 fn the_fused_layer_is_the_reference() {
     for (name, device) in fused_devices() {
         let device = device.autodiff();
+        let mut shapes = Vec::new();
         for steps in [1, 2, 7, 100] {
             for batch in [1, 3, 8, 33] {
-                for hidden in [1, 7, 64, 129, 256] {
-                    let with_state = (steps + batch + hidden) % 2 == 0;
-                    let lstm = LstmConfig::new(5, hidden)
-                        .with_bias(hidden != 7)
-                        .init(Seed::new(1), &device);
-                    let run = |implementation| {
-                        run(&lstm, implementation, [steps, batch, 5], with_state, &device)
-                    };
-                    let expected = run(Implementation::Reference);
-                    let got = run(Implementation::Fused);
-                    for ((value, got), (_, expected)) in got.iter().zip(&expected) {
-                        let error = relative_error(got, expected);
-                        // Both round in single precision, in another order.
-                        assert!(
-                            error <= 1e-5,
-                            "{name}, {value}, T {steps}, B {batch}, H {hidden}: {error:e}"
-                        );
-                    }
-                }
+                shapes.extend([1, 7, 64, 129, 256].map(|hidden| [steps, batch, hidden]));
+            }
+        }
+        // So large that threads divide the units and not the lanes.
+        shapes.extend([[1, 34, 300], [8, 33, 290], [20, 12, 512]]);
+        for [steps, batch, hidden] in shapes {
+            let with_state = (steps + batch + hidden) % 2 == 0;
+            let lstm =
+                LstmConfig::new(5, hidden).with_bias(hidden != 7).init(Seed::new(1), &device);
+            let run =
+                |implementation| run(&lstm, implementation, [steps, batch, 5], with_state, &device);
+            let expected = run(Implementation::Reference);
+            let got = run(Implementation::Fused);
+            for ((value, got), (_, expected)) in got.iter().zip(&expected) {
+                let error = relative_error(got, expected);
+                // Both round in single precision, in another order.
+                assert!(
+                    error <= 1e-5,
+                    "{name}, {value}, T {steps}, B {batch}, H {hidden}: {error:e}"
+                );
             }
         }
     }
@@ -124,7 +126,7 @@ fn learn(
 ) -> Vec<Vec<f32>> {
     let mut network = network.clone();
     network.lstm.implementation = implementation;
-    let vocabulary = network.vocabulary();
+    let (vocabulary, hidden) = (network.vocabulary(), network.lstm.d_hidden());
     // Some tokens often, some never.
     let ids: Vec<i32> = (0..=steps * batch).map(|k| (k * k % vocabulary) as i32).collect();
     let tokens = |from: usize| {
@@ -132,8 +134,8 @@ fn learn(
         Tensor::<2, Int>::from_data(TensorData::new(ids, [batch, steps]), device)
     };
     let state = LstmState::from_tensors(
-        tensor(cosines(1, 2 * batch * 20, 0.8), [2, batch, 20], device),
-        tensor(cosines(2, 2 * batch * 20, 0.8), [2, batch, 20], device),
+        tensor(cosines(1, 2 * batch * hidden, 0.8), [2, batch, hidden], device),
+        tensor(cosines(2, 2 * batch * hidden, 0.8), [2, batch, hidden], device),
     );
     let (loss, state) = network.loss(tokens(0), tokens(1), Some(state), Some(Seed::new(5)));
     // A loss that counts twice has gradients twice as large.
@@ -159,8 +161,14 @@ impl ModuleVisitor for AllGradients<'_> {
 fn a_fused_language_model_is_the_reference() {
     for (name, device) in fused_devices() {
         let device = device.autodiff();
-        for (tied, extent) in [(false, [1, 1]), (true, [7, 3]), (false, [100, 33])] {
-            let config = CharLstmConfig::new(23, 20)
+        let shapes = [
+            (20, false, [1, 1]),
+            (20, true, [7, 3]),
+            (20, false, [100, 33]),
+            (300, false, [9, 30]),
+        ];
+        for (hidden, tied, extent) in shapes {
+            let config = CharLstmConfig::new(23, hidden)
                 .with_layers(2)
                 .with_dropout(0.3)
                 .with_tied(tied)
@@ -185,11 +193,13 @@ fn a_fused_language_model_is_the_reference() {
 fn the_same_call_gives_the_same_bits() {
     for (_, device) in fused_devices() {
         let device = device.autodiff();
-        let config = CharLstmConfig::new(23, 20).with_layers(2).with_dropout(0.3);
-        let network = config.init(Seed::new(3), &device);
-        let run = || learn(&network, Implementation::Fused, [100, 33], &device);
-        let first = run();
-        assert!((0..5).all(|_| run() == first));
+        for hidden in [20, 300] {
+            let config = CharLstmConfig::new(23, hidden).with_layers(2).with_dropout(0.3);
+            let network = config.init(Seed::new(3), &device);
+            let run = || learn(&network, Implementation::Fused, [30, 33], &device);
+            let first = run();
+            assert!((0..5).all(|_| run() == first), "H {hidden}");
+        }
     }
 }
 
