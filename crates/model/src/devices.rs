@@ -3,6 +3,7 @@
 //! Burn's `Device::default()` follows from which crates of a build happen to enable which
 //! backends. Nothing in this project relies on it: a device is always named.
 
+#[cfg(any(feature = "ndarray", feature = "flex"))]
 use burn::tensor::Device;
 
 /// Burn's ndarray backend on the CPU.
