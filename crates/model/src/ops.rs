@@ -4,9 +4,9 @@
     expect(deprecated, reason = "Burn prefers flex; this project offers both, and tests both")
 )]
 
-use burn::backend::tensor::{FloatTensor, IntTensor};
 #[cfg(any(feature = "ndarray", feature = "flex"))]
 use burn::backend::DispatchDevice;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{DType, Device, Int, Tensor};
 
