@@ -1,5 +1,5 @@
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -258,16 +258,18 @@ fn corpus_stats_count() {
     assert!(table.contains("2,000") && table.contains("chunks of 16 per lane"), "{table}");
 }
 
+/// A run that only a signal ends, its standard error in a pipe.
+fn train_for_ever(folder: &Folder) -> Child {
+    let arguments = with(&TRAIN, &["--set", "train.epochs=100000", "--set", "sample.length=0"]);
+    let mut command = folder.command(&arguments);
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
 #[test]
 fn without_a_terminal_lines_come_every_few_seconds() {
     let folder = tiny();
     let began = Instant::now();
-    let mut child = folder
-        .command(&with(&TRAIN, &["--set", "train.epochs=100000", "--set", "sample.length=0"]))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = train_for_ever(&folder);
     let mut times = Vec::new();
     for line in BufReader::new(child.stderr.take().unwrap()).lines() {
         let line = line.unwrap();
@@ -293,12 +295,7 @@ fn without_a_terminal_lines_come_every_few_seconds() {
 fn an_interrupt_saves_and_says_so() {
     for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 143)] {
         let folder = tiny();
-        let mut child = folder
-            .command(&with(&TRAIN, &["--set", "train.epochs=100000", "--set", "sample.length=0"]))
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = train_for_ever(&folder);
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
         while !line.starts_with("epoch 2/") {

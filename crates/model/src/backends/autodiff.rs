@@ -21,17 +21,10 @@ impl<B: CpuTensors, C: CheckpointStrategy> LstmOps for Autodiff<B, C> {
         h: FloatTensor<Self>,
         c: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        let prep = LstmLayer
-            .prepare::<C>([products.node(), weight.node(), h.node(), c.node()])
-            .compute_bound()
-            .stateful();
-        let input = KeptInput::<B>::Products(products.into_primitive());
-        let [weight, h, c] = [weight, h, c].map(|tensor| tensor.into_primitive());
-        let (kept, outputs) = KeptLayer::run(input, weight, h, c);
-        match prep {
-            OpsKind::Tracked(prep) => prep.finish(kept, outputs),
-            OpsKind::UnTracked(prep) => prep.finish(outputs),
-        }
+        let tensors = [products, weight, h, c];
+        let parents = tensors.clone();
+        let [products, weight, h, c] = tensors.map(|tensor| tensor.into_primitive());
+        track_layer::<B, C, 4>(parents, KeptInput::Products(products), weight, h, c)
     }
 
     fn lstm_layer(
@@ -43,14 +36,10 @@ impl<B: CpuTensors, C: CheckpointStrategy> LstmOps for Autodiff<B, C> {
         c: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         let tensors = [input, weight_input, bias, weight_recurrent, h, c];
-        let parents = tensors.each_ref().map(|tensor| tensor.node());
+        let parents = tensors.clone();
         let [x, weight_input, bias, weight, h, c] = tensors.map(|tensor| tensor.into_primitive());
         let input = KeptInput::<B>::Dense { x, weight: weight_input, bias };
-        let (kept, outputs) = KeptLayer::run(input, weight, h, c);
-        match LstmLayer.prepare::<C>(parents).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(kept, outputs),
-            OpsKind::UnTracked(prep) => prep.finish(outputs),
-        }
+        track_layer::<B, C, 6>(parents, input, weight, h, c)
     }
 
     fn lstm_token_layer(
@@ -63,15 +52,11 @@ impl<B: CpuTensors, C: CheckpointStrategy> LstmOps for Autodiff<B, C> {
         c: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         let tensors = [embedding, weight_input, bias, weight_recurrent, h, c];
-        let parents = tensors.each_ref().map(|tensor| tensor.node());
+        let parents = tensors.clone();
         let [embedding, weight_input, bias, weight, h, c] =
             tensors.map(|tensor| tensor.into_primitive());
         let input = KeptInput::<B>::tokens(&tokens, embedding, weight_input, &bias);
-        let (kept, outputs) = KeptLayer::run(input, weight, h, c);
-        match LstmLayer.prepare::<C>(parents).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(kept, outputs),
-            OpsKind::UnTracked(prep) => prep.finish(outputs),
-        }
+        track_layer::<B, C, 6>(parents, input, weight, h, c)
     }
 
     fn linear(
@@ -134,6 +119,22 @@ impl<B: CpuTensors, C: CheckpointStrategy> LstmOps for Autodiff<B, C> {
             B::adamw(step, parameter, gradient, moment_1, moment_2);
         let constant = |tensor| <Self as burn::backend::AutodiffBackend>::from_inner(tensor);
         (constant(parameter), constant(moment_1), constant(moment_2))
+    }
+}
+
+/// A layer forward, as a node whose parents are these tensors.
+fn track_layer<B: CpuTensors, C: CheckpointStrategy, const N: usize>(
+    parents: [FloatTensor<Autodiff<B, C>>; N],
+    input: KeptInput<B>,
+    weight: FloatTensor<B>,
+    h: FloatTensor<B>,
+    c: FloatTensor<B>,
+) -> FloatTensor<Autodiff<B, C>> {
+    let (kept, outputs) = KeptLayer::run(input, weight, h, c);
+    let parents = parents.map(|parent| parent.node());
+    match LstmLayer.prepare::<C>(parents).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish(kept, outputs),
+        OpsKind::UnTracked(prep) => prep.finish(outputs),
     }
 }
 
