@@ -55,19 +55,25 @@ impl AdamWStep {
         (Tensor::from_dispatch(parameter), moments)
     }
 
+    /// 1 − β₁ᵗ and 1 − β₂ᵗ.
+    pub(crate) fn corrections(&self) -> [f64; 2] {
+        let time = i32::try_from(self.time).unwrap_or(i32::MAX);
+        [self.beta_1, self.beta_2].map(|beta| 1.0 - f64::from(beta).powi(time))
+    }
+
     fn reference<const D: usize>(
         self,
         parameter: Tensor<D>,
         gradient: Tensor<D>,
         [moment_1, moment_2]: [Tensor<D>; 2],
     ) -> (Tensor<D>, [Tensor<D>; 2]) {
-        let Self { learning_rate, beta_1, beta_2, epsilon, weight_decay, time } = self;
-        let power = |beta: f32| f64::from(beta).powi(i32::try_from(time).unwrap_or(i32::MAX));
+        let Self { learning_rate, beta_1, beta_2, epsilon, weight_decay, .. } = self;
+        let [correction_1, correction_2] = self.corrections();
         let moment_1 = moment_1 * beta_1 + gradient.clone() * (1.0 - beta_1);
         let moment_2 = moment_2 * beta_2 + gradient.square() * (1.0 - beta_2);
-        let scale = (moment_2.clone() / (1.0 - power(beta_2))).sqrt() + epsilon;
+        let scale = (moment_2.clone() / correction_2).sqrt() + epsilon;
         let kept = parameter * (1.0 - learning_rate * f64::from(weight_decay));
-        let moved = kept - moment_1.clone() / scale * (learning_rate / (1.0 - power(beta_1)));
+        let moved = kept - moment_1.clone() / scale * (learning_rate / correction_1);
         (moved, [moment_1, moment_2])
     }
 }

@@ -1,11 +1,10 @@
 //! Reading and writing one token at a time, on the CPU.
 
 use burn::tensor::Tensor;
-use pulp::Arch;
 
 use crate::CharLstm;
-use crate::kernels::decoding::{Head, Layer, Weights};
-use crate::kernels::linear;
+use crate::kernels::decoding::{HeadWeights, LayerWeights, Stack};
+use crate::kernels::{cross_entropy, linear};
 
 /// A [`CharLstm`] that makes one step after the other, for some lanes at once, on the CPU:
 /// without gradients, without dropout, and without an allocation per step.
@@ -24,13 +23,9 @@ use crate::kernels::linear;
 /// assert_eq!(logits.len(), 2 * 30);
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Decoder {
-    arch: Arch,
-    layers: Vec<Layer>,
-    head: Head,
-    /// `[B, V]`.
-    logits: Vec<f32>,
+    stack: Stack,
     lanes: usize,
     vocabulary: usize,
 }
@@ -43,37 +38,27 @@ impl Decoder {
     /// Where there is no lane, or the network does not compute in float32.
     pub fn new(network: &CharLstm, lanes: usize) -> Self {
         assert!(lanes > 0, "a decoder has at least one lane");
-        let vocabulary = network.vocabulary();
         let layers = network.lstm.layers.iter().enumerate().map(|(index, cell)| {
             let hidden = cell.d_hidden();
             let bias = cell.bias().map_or_else(|| vec![0.0; 4 * hidden], numbers);
-            let (input, recurrent) =
-                (numbers(cell.weight_input.val()), numbers(cell.weight_recurrent.val()));
-            let weights = match index {
+            let input = numbers(cell.weight_input.val());
+            let recurrent = numbers(cell.weight_recurrent.val());
+            match index {
                 0 => {
-                    let table = linear::forward(&numbers(network.embedding.val()), &input, &bias);
-                    return Layer::new(
-                        &Weights { start: &table, input: None, recurrent: &recurrent },
-                        hidden,
-                        lanes,
-                    );
+                    let embedding = numbers(network.embedding.val());
+                    let start = linear::forward(&embedding, &input, &bias);
+                    LayerWeights { hidden, start, input: None, recurrent }
                 }
-                _ => Weights { start: &bias, input: Some(&input), recurrent: &recurrent },
-            };
-            Layer::new(&weights, hidden, lanes)
+                _ => LayerWeights { hidden, start: bias, input: Some(input), recurrent },
+            }
         });
-        Self {
-            arch: Arch::new(),
-            layers: layers.collect(),
-            head: Head::new(
-                &numbers(network.head_weight()),
-                &numbers(network.head_bias.val()),
-                lanes,
-            ),
-            logits: vec![0.0; lanes * vocabulary],
-            lanes,
-            vocabulary,
-        }
+        let layers: Vec<LayerWeights> = layers.collect();
+        let head = HeadWeights {
+            weight: numbers(network.head_weight()),
+            bias: numbers(network.head_bias.val()),
+        };
+        let vocabulary = network.vocabulary();
+        Self { stack: Stack::new(&layers, &head, lanes), lanes, vocabulary }
     }
 
     /// Reads one token in every lane; returns the scores of the tokens that may follow.
@@ -87,7 +72,7 @@ impl Decoder {
     ///
     /// Where there are not as many tokens as lanes, or one is not below V.
     pub fn step(&mut self, tokens: &[u32]) -> &[f32] {
-        let Self { arch, layers, head, logits, lanes, vocabulary } = self;
+        let Self { stack, lanes, vocabulary } = self;
         assert_eq!(tokens.len(), *lanes, "a token for every lane");
         for &token in tokens {
             assert!(
@@ -95,20 +80,12 @@ impl Decoder {
                 "token {token} is not below the vocabulary's {vocabulary}"
             );
         }
-        let (first, others) = layers.split_first_mut().expect("an LSTM has at least one layer");
-        first.step(*arch, Some(tokens), &[]);
-        let mut below = first.h();
-        for layer in others {
-            layer.step(*arch, None, below);
-            below = layer.h();
-        }
-        head.apply(*arch, below, logits);
-        logits
+        stack.step(tokens)
     }
 
     /// Sets the states of all lanes back to zeros.
     pub fn reset(&mut self) {
-        self.layers.iter_mut().for_each(Layer::reset);
+        self.stack.reset();
     }
 
     /// B.
@@ -120,6 +97,14 @@ impl Decoder {
     pub fn vocabulary(&self) -> usize {
         self.vocabulary
     }
+}
+
+/// The numerators of softmax(logits / temperature), into `weights`: e to the power of every logit's
+/// distance from the highest over the temperature. Returns their sum, the denominator.
+///
+/// What is too unlikely for a float32 has e⁻⁸⁷.
+pub fn softmax_weights(logits: &[f32], temperature: f32, weights: &mut Vec<f32>) -> f32 {
+    cross_entropy::softmax_weights(logits, temperature, weights)
 }
 
 fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {

@@ -38,7 +38,7 @@
 //! ```
 
 mod adamw;
-#[cfg(any(feature = "ndarray", feature = "flex"))]
+#[cfg(any(feature = "ndarray", feature = "flex", feature = "wgpu", feature = "cuda"))]
 mod backends;
 mod cell;
 mod char_lstm;
@@ -61,10 +61,10 @@ mod state;
 pub use adamw::AdamWStep;
 pub use cell::{CellState, LstmCell};
 pub use char_lstm::{CharLstm, CharLstmConfig, Initialization};
-pub use decoder::Decoder;
+pub use decoder::{Decoder, softmax_weights};
 pub use initializer::Initializer;
 pub use lstm::{Implementation, Lstm, LstmConfig};
-pub use ops::{LstmOps, linear};
+pub use ops::{LstmOps, linear, sum_of_squares};
 pub use parameters::identify_parameters;
 pub use random::Seed;
 pub use sequence::SequenceInput;

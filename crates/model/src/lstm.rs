@@ -11,8 +11,8 @@ use crate::{CellState, Initializer, LstmCell, LstmState, Seed, SequenceInput};
 /// How the recurrence of a layer is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Implementation {
-    /// As one operation with a backward pass of its own, where the backend has it (float32 on
-    /// ndarray and flex); as the reference elsewhere.
+    /// As one operation with a backward pass of its own, in float32 on ndarray, flex and CubeCL's
+    /// backends; as the reference elsewhere. The CPU backends have kernels for it.
     #[default]
     Fused,
     /// In plain tensor operations: the specification.

@@ -4,7 +4,7 @@
     expect(deprecated, reason = "Burn prefers flex; this project offers both, and tests both")
 )]
 
-#[cfg(any(feature = "ndarray", feature = "flex"))]
+#[cfg(any(feature = "ndarray", feature = "flex", feature = "wgpu", feature = "cuda"))]
 use burn::backend::DispatchDevice;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
@@ -14,11 +14,16 @@ use crate::char_lstm::cross_entropy;
 use crate::{AdamWStep, CellState, SequenceInput};
 
 /// What an LSTM language model computes, each as one operation with a backward pass written by
-/// hand, where a backend has it.
+/// hand.
+///
+/// ndarray and flex have kernels for them; on CubeCL's backends (wgpu, vulkan, metal, cuda) they
+/// are made of the backend's own primitive operations. Under autodiff each is one node of the
+/// graph, whatever the backend.
 #[backend_extension(
     NdArray: cfg(feature = "ndarray"),
     Flex: cfg(feature = "flex"),
-    Autodiff: cfg(any(feature = "ndarray", feature = "flex")),
+    Cube: cfg(any(feature = "wgpu", feature = "cuda")),
+    Autodiff: cfg(any(feature = "ndarray", feature = "flex", feature = "wgpu", feature = "cuda")),
 )]
 pub trait LstmOps: Backend {
     /// A layer's recurrence over a whole sequence, from the input's share of the gates.
@@ -28,13 +33,13 @@ pub trait LstmOps: Backend {
     /// - products: `[T, B, 4H]`
     /// - weight: `[H, 4H]`
     /// - h, c: `[B, H]`
-    /// - result: `[T + 1, B, H]`, the hidden states of every step and then the last cell state
+    /// - result: the hidden states of every step, `[T, B, H]`, and the last cell states, `[B, H]`
     fn lstm_sequence(
         products: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         h: FloatTensor<Self>,
         c: FloatTensor<Self>,
-    ) -> FloatTensor<Self>;
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// A layer over a whole sequence of vectors.
     ///
@@ -53,7 +58,7 @@ pub trait LstmOps: Backend {
         weight_recurrent: FloatTensor<Self>,
         h: FloatTensor<Self>,
         c: FloatTensor<Self>,
-    ) -> FloatTensor<Self>;
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// A layer over a whole sequence of embedded tokens, each distinct one of which is multiplied
     /// with the input weight once.
@@ -72,7 +77,7 @@ pub trait LstmOps: Backend {
         weight_recurrent: FloatTensor<Self>,
         h: FloatTensor<Self>,
         c: FloatTensor<Self>,
-    ) -> FloatTensor<Self>;
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// input × weight + bias.
     ///
@@ -105,9 +110,16 @@ pub trait LstmOps: Backend {
         targets: IntTensor<Self>,
     ) -> FloatTensor<Self>;
 
+    /// The sum of the squares of all numbers, `[1]`.
+    #[cfg_attr(
+        not(any(feature = "ndarray", feature = "flex", feature = "wgpu", feature = "cuda")),
+        allow(unused_variables, reason = "the macro copies this to where nothing uses them")
+    )]
+    fn sum_of_squares(tensor: FloatTensor<Self>) -> FloatTensor<Self>;
+
     /// One step of AdamW; gives the parameter and both moments as they are then.
     #[cfg_attr(
-        not(any(feature = "ndarray", feature = "flex")),
+        not(any(feature = "ndarray", feature = "flex", feature = "wgpu", feature = "cuda")),
         allow(unused_variables, reason = "the macro copies this to where nothing uses them")
     )]
     fn adamw(
@@ -130,6 +142,8 @@ fn device_has_them(device: &Device) -> bool {
         DispatchDevice::NdArray(_) => true,
         #[cfg(feature = "flex")]
         DispatchDevice::Flex(_) => true,
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        DispatchDevice::Cube(_) => true,
         _ => false,
     }
 }
@@ -143,10 +157,9 @@ pub(crate) fn lstm_layer(
     weight: Tensor<2>,
     state: CellState,
 ) -> (Tensor<3>, CellState) {
-    let [steps, batch] = input.dims();
-    let hidden = weight.dims()[0];
+    let steps = input.dims()[0];
     let (weight, h, c) = (weight.into_dispatch(), state.h.into_dispatch(), state.c.into_dispatch());
-    let packed = match input {
+    let (outputs, c) = match input {
         SequenceInput::Products(products) => {
             <Dispatch as LstmOps>::lstm_sequence(products.into_dispatch(), weight, h, c)
         }
@@ -168,10 +181,9 @@ pub(crate) fn lstm_layer(
             c,
         ),
     };
-    let packed = Tensor::<3>::from_dispatch(packed);
-    let plane = |step: usize| packed.clone().narrow(0, step, 1).reshape([batch, hidden]);
-    let state = CellState { h: plane(steps - 1), c: plane(steps) };
-    (packed.narrow(0, 0, steps), state)
+    let (outputs, c) = (Tensor::<3>::from_dispatch(outputs), Tensor::from_dispatch(c));
+    let h = outputs.clone().narrow(0, steps - 1, 1).squeeze_dim(0);
+    (outputs, CellState { h, c })
 }
 
 /// input × weight + bias, differentiable: one operation where the backend has it
@@ -210,4 +222,13 @@ pub(crate) fn linear_cross_entropy(
         bias.into_dispatch(),
         targets.into_dispatch(),
     ))
+}
+
+/// The sum of the squares of all numbers of a tensor, `[1]`, in one pass over them where the backend
+/// has kernels. It is for norms of gradients: no gradient flows through it.
+pub fn sum_of_squares<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
+    if !has_ops(&tensor) {
+        return tensor.detach().square().sum();
+    }
+    Tensor::from_dispatch(<Dispatch as LstmOps>::sum_of_squares(tensor.into_dispatch()))
 }

@@ -1,8 +1,7 @@
 //! Writing text with a model, one character at a time.
 
 use poquelin_data::Vocabulary;
-use poquelin_model::{CharLstm, Decoder, Seed};
-use rand::RngExt;
+use poquelin_model::{CharLstm, Decoder, Seed, softmax_weights};
 
 /// How the next character is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -75,41 +74,38 @@ pub fn write_sample(
 /// Chooses characters.
 #[derive(Clone, Debug)]
 pub struct Sampler {
-    sampling: Sampling,
+    temperature: f64,
+    seed: Seed,
     /// The weights of the latest choice.
-    weights: Vec<f64>,
+    weights: Vec<f32>,
 }
 
 impl Sampler {
     /// Chooses so.
-    pub fn new(sampling: Sampling) -> Self {
-        Self { sampling, weights: Vec::new() }
+    pub fn new(Sampling { temperature, seed }: Sampling) -> Self {
+        Self { temperature, seed: seed.derive("sampling", 0), weights: Vec::new() }
     }
 
     /// Draws a token from softmax(logits / temperature).
     pub fn choose(&mut self, logits: &[f32], place: usize) -> u32 {
-        let Self { sampling: Sampling { temperature, seed }, weights } = self;
-        let (likeliest, highest) = logits
-            .iter()
-            .enumerate()
-            .max_by(|a, b| a.1.total_cmp(b.1))
-            .expect("a vocabulary has at least one symbol");
+        let Self { temperature, seed, weights } = self;
         if *temperature == 0.0 {
-            return likeliest as u32;
+            let likeliest = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+            return likeliest.expect("a vocabulary has at least one symbol").0 as u32;
         }
-        weights.clear();
-        weights.extend(logits.iter().map(|l| (f64::from(l - highest) / *temperature).exp()));
-        let total: f64 = weights.iter().sum();
-        let mut generator = seed.derive("sampling", place as u64).generator();
-        let mut left = generator.random::<f64>() * total;
-        for (token, weight) in weights.iter().enumerate() {
-            left -= weight;
+        let total = softmax_weights(logits, (*temperature as f32).max(f32::MIN_POSITIVE), weights);
+        // One number is all a place needs: that of its seed, in [0, 1).
+        let uniform = (seed.derive("", place as u64).value() >> 11) as f64 / (1_u64 << 53) as f64;
+        let mut left = uniform * f64::from(total);
+        for (token, &weight) in weights.iter().enumerate() {
+            left -= f64::from(weight);
             if left < 0.0 {
                 return token as u32;
             }
         }
         // Rounding can leave a crumb behind the last weight.
-        likeliest as u32
+        let heaviest = weights.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+        heaviest.expect("a vocabulary has at least one symbol").0 as u32
     }
 }
 

@@ -1,30 +1,31 @@
-//! The operations as nodes of the autodiff graph.
+//! The operations as nodes of the autodiff graph, on any backend that has the [`Kernels`].
 
-use burn::backend::TensorMetadata;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{AutodiffBackend, TensorMetadata};
+use burn_autodiff::Autodiff;
+use burn_autodiff::NodeId;
 use burn_autodiff::checkpoint::base::Checkpointer;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
-use burn_autodiff::{Autodiff, NodeId};
 
-use super::{CpuTensors, KeptInput, run_layer, run_linear};
+use super::{Kernels, LayerInput, Recurrence, WayBack};
 use crate::AdamWStep;
-use crate::kernels::sequence::{self, Arguments, Dimensions, InputGradients, Saved};
-use crate::kernels::{cross_entropy, linear, tokens};
 use crate::ops::LstmOps;
 
-impl<B: CpuTensors, C: CheckpointStrategy> LstmOps for Autodiff<B, C> {
+impl<B: Kernels, C: CheckpointStrategy> LstmOps for Autodiff<B, C> {
     fn lstm_sequence(
         products: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         h: FloatTensor<Self>,
         c: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let tensors = [products, weight, h, c];
         let parents = tensors.clone();
         let [products, weight, h, c] = tensors.map(|tensor| tensor.into_primitive());
-        track_layer::<B, C, 4>(parents, KeptInput::Products(products), weight, h, c)
+        track_layer::<B, C, 4>(parents, LayerInput::Products(products), Recurrence { weight, h, c })
     }
 
     fn lstm_layer(
@@ -34,12 +35,12 @@ impl<B: CpuTensors, C: CheckpointStrategy> LstmOps for Autodiff<B, C> {
         weight_recurrent: FloatTensor<Self>,
         h: FloatTensor<Self>,
         c: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let tensors = [input, weight_input, bias, weight_recurrent, h, c];
         let parents = tensors.clone();
         let [x, weight_input, bias, weight, h, c] = tensors.map(|tensor| tensor.into_primitive());
-        let input = KeptInput::<B>::Dense { x, weight: weight_input, bias };
-        track_layer::<B, C, 6>(parents, input, weight, h, c)
+        let input = LayerInput::Dense { x, weight: weight_input, bias };
+        track_layer::<B, C, 6>(parents, input, Recurrence { weight, h, c })
     }
 
     fn lstm_token_layer(
@@ -50,13 +51,13 @@ impl<B: CpuTensors, C: CheckpointStrategy> LstmOps for Autodiff<B, C> {
         weight_recurrent: FloatTensor<Self>,
         h: FloatTensor<Self>,
         c: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let tensors = [embedding, weight_input, bias, weight_recurrent, h, c];
         let parents = tensors.clone();
         let [embedding, weight_input, bias, weight, h, c] =
             tensors.map(|tensor| tensor.into_primitive());
-        let input = KeptInput::<B>::tokens(&tokens, embedding, weight_input, &bias);
-        track_layer::<B, C, 6>(parents, input, weight, h, c)
+        let input = LayerInput::Tokens { tokens, embedding, weight: weight_input, bias };
+        track_layer::<B, C, 6>(parents, input, Recurrence { weight, h, c })
     }
 
     fn linear(
@@ -66,10 +67,12 @@ impl<B: CpuTensors, C: CheckpointStrategy> LstmOps for Autodiff<B, C> {
     ) -> FloatTensor<Self> {
         let parents = [input.node(), weight.node(), bias.node()];
         let [input, weight, bias] = [input, weight, bias].map(|tensor| tensor.into_primitive());
-        let output = run_linear::<B>(&input, &weight, &bias);
         match Linear.prepare::<C>(parents).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((input, weight), output),
-            OpsKind::UnTracked(prep) => prep.finish(output),
+            OpsKind::Tracked(prep) => {
+                let output = <B as Kernels>::linear(input.clone(), weight.clone(), bias);
+                prep.finish((input, weight), output)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(<B as Kernels>::linear(input, weight, bias)),
         }
     }
 
@@ -81,28 +84,22 @@ impl<B: CpuTensors, C: CheckpointStrategy> LstmOps for Autodiff<B, C> {
     ) -> FloatTensor<Self> {
         let parents = [input.node(), weight.node(), bias.node()];
         let [input, weight, bias] = [input, weight, bias].map(|tensor| tensor.into_primitive());
+        let compute = |with_gradients| {
+            <B as Kernels>::linear_cross_entropy(input, weight, bias, targets, with_gradients)
+        };
         match LinearCrossEntropy.prepare::<C>(parents).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                let (loss, gradients) =
-                    cross_entropy::loss_and_gradients(cross_entropy::Arguments {
-                        input: &B::numbers(&input),
-                        weight: &B::numbers(&weight),
-                        bias: &B::numbers(&bias),
-                        targets: &B::tokens(&targets),
-                    });
-                let [rows, hidden] = B::shape(&input);
-                let [vocabulary] = B::shape(&bias);
-                let gradients = [
-                    B::tensor(gradients.input, [rows, hidden]),
-                    B::tensor(gradients.weight, [hidden, vocabulary]),
-                    B::tensor(gradients.bias, [vocabulary]),
-                ];
-                prep.finish(gradients, B::tensor(vec![loss], [1]))
+                let (loss, gradients) = compute(true);
+                prep.finish(gradients.expect("they were asked for"), loss)
             }
-            OpsKind::UnTracked(prep) => {
-                prep.finish(B::linear_cross_entropy(input, weight, bias, targets))
-            }
+            OpsKind::UnTracked(prep) => prep.finish(compute(false).0),
         }
+    }
+
+    /// For norms of gradients, outside the graph.
+    fn sum_of_squares(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
+        let sum = <B as Kernels>::sum_of_squares(tensor.into_primitive());
+        <Self as AutodiffBackend>::from_inner(sum)
     }
 
     /// Optimizers work outside the graph: this is a step of the numbers, without a history.
@@ -115,26 +112,41 @@ impl<B: CpuTensors, C: CheckpointStrategy> LstmOps for Autodiff<B, C> {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let [parameter, gradient, moment_1, moment_2] =
             [parameter, gradient, moment_1, moment_2].map(|tensor| tensor.into_primitive());
-        let (parameter, moment_1, moment_2) =
-            B::adamw(step, parameter, gradient, moment_1, moment_2);
-        let constant = |tensor| <Self as burn::backend::AutodiffBackend>::from_inner(tensor);
-        (constant(parameter), constant(moment_1), constant(moment_2))
+        let (parameter, moments) =
+            <B as Kernels>::adamw(step, parameter, gradient, [moment_1, moment_2]);
+        let [moment_1, moment_2] = moments.map(<Self as AutodiffBackend>::from_inner);
+        (<Self as AutodiffBackend>::from_inner(parameter), moment_1, moment_2)
     }
 }
 
-/// A layer forward, as a node whose parents are these tensors.
-fn track_layer<B: CpuTensors, C: CheckpointStrategy, const N: usize>(
+/// A layer forward, as a node whose parents are these tensors: its outputs and, as a node that
+/// hangs on them, its last cell state.
+fn track_layer<B: Kernels, C: CheckpointStrategy, const N: usize>(
     parents: [FloatTensor<Autodiff<B, C>>; N],
-    input: KeptInput<B>,
-    weight: FloatTensor<B>,
-    h: FloatTensor<B>,
-    c: FloatTensor<B>,
-) -> FloatTensor<Autodiff<B, C>> {
-    let (kept, outputs) = KeptLayer::run(input, weight, h, c);
+    input: LayerInput<B>,
+    recurrence: Recurrence<B>,
+) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<Autodiff<B, C>>) {
     let parents = parents.map(|parent| parent.node());
     match LstmLayer.prepare::<C>(parents).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => prep.finish(kept, outputs),
-        OpsKind::UnTracked(prep) => prep.finish(outputs),
+        OpsKind::Tracked(prep) => {
+            let layer = B::layer(input, recurrence, true);
+            let grad_c = LastCellGradient::<B>::default();
+            let outputs_shape = layer.outputs.clone();
+            let back = layer.back.expect("it was asked for");
+            let outputs = prep.finish((back, grad_c.clone()), layer.outputs);
+            match LastCell.prepare::<C>([outputs.node()]).compute_bound().stateful() {
+                OpsKind::Tracked(prep) => {
+                    let c = prep.finish((grad_c, outputs_shape), layer.c);
+                    (outputs, c)
+                }
+                OpsKind::UnTracked(_) => unreachable!("the outputs are tracked"),
+            }
+        }
+        OpsKind::UnTracked(prep) => {
+            let layer = B::layer(input, recurrence, false);
+            let outputs = prep.finish(layer.outputs);
+            (outputs, <Autodiff<B, C> as AutodiffBackend>::from_inner(layer.c))
+        }
     }
 }
 
@@ -143,69 +155,8 @@ fn track_layer<B: CpuTensors, C: CheckpointStrategy, const N: usize>(
 #[derive(Debug)]
 struct LstmLayer;
 
-/// What it needs of the forward pass.
-#[derive(Clone, Debug)]
-struct KeptLayer<B: CpuTensors> {
-    dimensions: Dimensions,
-    input: KeptInput<B>,
-    saved: Saved,
-    outputs: FloatTensor<B>,
-    weight: FloatTensor<B>,
-    h: FloatTensor<B>,
-    c: FloatTensor<B>,
-}
-
-impl<B: CpuTensors> KeptLayer<B> {
-    /// The forward pass.
-    fn run(
-        input: KeptInput<B>,
-        weight: FloatTensor<B>,
-        h: FloatTensor<B>,
-        c: FloatTensor<B>,
-    ) -> (Self, FloatTensor<B>) {
-        let (outputs, input, dimensions, saved) = run_layer::<B>(input, &weight, &h, &c);
-        (Self { dimensions, input, saved, outputs: outputs.clone(), weight, h, c }, outputs)
-    }
-
-    /// The gradients in the order of the parents.
-    fn gradients(self, grad: &FloatTensor<B>) -> Vec<FloatTensor<B>> {
-        let Self { dimensions, input, saved, outputs, weight, h, c } = self;
-        let gradients = input.read(|input| {
-            let (weight, h, c) = (&B::numbers(&weight), &B::numbers(&h), &B::numbers(&c));
-            let (outputs, grad) = (&B::numbers(&outputs), &B::numbers(grad));
-            sequence::backward(dimensions, Arguments { input, weight, h, c, outputs, grad }, saved)
-        });
-        let like = |numbers: Vec<f32>, tensor: &FloatTensor<B>| {
-            B::tensor(numbers, TensorMetadata::shape(tensor))
-        };
-        let width = 4 * dimensions.hidden;
-        let mut results = match (&input, gradients.input) {
-            (KeptInput::Products(products), InputGradients::Products(grad)) => {
-                vec![like(grad, products)]
-            }
-            (
-                KeptInput::Dense { x, weight, bias },
-                InputGradients::Dense { x: of_x, weight: of_weight, bias: of_bias },
-            ) => vec![like(of_x, x), like(of_weight, weight), like(of_bias, bias)],
-            (
-                KeptInput::Tokens { distinct, embedding, weight, .. },
-                InputGradients::Tokens(table),
-            ) => {
-                let numbers = (B::numbers(embedding), B::numbers(weight));
-                let gradients = tokens::backward(distinct, &numbers.0, &numbers.1, &table);
-                let of_bias = B::tensor(gradients.bias, [width]);
-                vec![like(gradients.embedding, embedding), like(gradients.weight, weight), of_bias]
-            }
-            _ => unreachable!("the gradients are of the kind of the input"),
-        };
-        let of_weight = like(gradients.weight, &weight);
-        results.extend([of_weight, like(gradients.h, &h), like(gradients.c, &c)]);
-        results
-    }
-}
-
-impl<B: CpuTensors, const N: usize> Backward<B, N> for LstmLayer {
-    type State = KeptLayer<B>;
+impl<B: Kernels, const N: usize> Backward<B, N> for LstmLayer {
+    type State = (WayBack<B>, LastCellGradient<B>);
 
     fn backward(
         self,
@@ -215,9 +166,56 @@ impl<B: CpuTensors, const N: usize> Backward<B, N> for LstmLayer {
     ) {
         let parents = ops.parents.map(|parent| parent.map(|node| node.id));
         let grad = grads.consume::<B>(&ops.node);
-        for (parent, gradient) in parents.into_iter().zip(ops.state.gradients(&grad)) {
+        let (back, grad_c) = ops.state;
+        for (parent, gradient) in parents.into_iter().zip(back.go(grad, grad_c.take())) {
             register::<B>(grads, parent, || gradient);
         }
+    }
+}
+
+/// A node has one output; a layer's outputs are that, without any copy. Its last cell state is a
+/// node of its own behind it, whose gradient takes this way around the graph.
+#[derive(Debug)]
+struct LastCell;
+
+/// From [`LastCell`], which the graph goes back through first, to its [`LstmLayer`].
+#[derive(Clone, Debug)]
+struct LastCellGradient<B: Kernels>(Arc<Mutex<Option<FloatTensor<B>>>>);
+
+impl<B: Kernels> Default for LastCellGradient<B> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<B: Kernels> LastCellGradient<B> {
+    fn take(&self) -> Option<FloatTensor<B>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn put(&self, gradient: FloatTensor<B>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(gradient);
+    }
+}
+
+impl<B: Kernels> Backward<B, 1> for LastCell {
+    /// And the outputs, for their shape.
+    type State = (LastCellGradient<B>, FloatTensor<B>);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [parent] = ops.parents.map(|parent| parent.map(|node| node.id));
+        let (to, outputs) = ops.state;
+        to.put(grads.consume::<B>(&ops.node));
+        // The graph goes back through a node only if it has a gradient.
+        register::<B>(grads, parent, || {
+            let dtype = outputs.dtype().into();
+            B::float_zeros(outputs.shape(), &outputs.device(), dtype)
+        });
     }
 }
 
@@ -225,7 +223,7 @@ impl<B: CpuTensors, const N: usize> Backward<B, N> for LstmLayer {
 #[derive(Debug)]
 struct Linear;
 
-impl<B: CpuTensors> Backward<B, 3> for Linear {
+impl<B: Kernels> Backward<B, 3> for Linear {
     type State = (FloatTensor<B>, FloatTensor<B>);
 
     fn backward(
@@ -237,18 +235,9 @@ impl<B: CpuTensors> Backward<B, 3> for Linear {
         let parents = ops.parents.map(|parent| parent.map(|node| node.id));
         let grad = grads.consume::<B>(&ops.node);
         let (input, weight) = ops.state;
-        let ([rows, d_input], [_, width]) = (B::shape(&input), B::shape(&weight));
-        let grad = B::numbers(&grad);
-        let [of_input, of_weight, of_bias] = parents;
-        register::<B>(grads, of_input, || {
-            let weight = B::numbers(&weight);
-            B::tensor(linear::grad_input(&weight, &grad, width), [rows, d_input])
-        });
-        register::<B>(grads, of_weight, || {
-            let input = B::numbers(&input);
-            B::tensor(linear::grad_weight(&input, &grad, width), [d_input, width])
-        });
-        register::<B>(grads, of_bias, || B::tensor(linear::grad_bias(&grad, width), [width]));
+        for (parent, gradient) in parents.into_iter().zip(B::linear_back(input, weight, grad)) {
+            register::<B>(grads, parent, || gradient);
+        }
     }
 }
 
@@ -256,7 +245,7 @@ impl<B: CpuTensors> Backward<B, 3> for Linear {
 #[derive(Debug)]
 struct LinearCrossEntropy;
 
-impl<B: CpuTensors> Backward<B, 3> for LinearCrossEntropy {
+impl<B: Kernels> Backward<B, 3> for LinearCrossEntropy {
     type State = [FloatTensor<B>; 3];
 
     fn backward(
@@ -267,18 +256,14 @@ impl<B: CpuTensors> Backward<B, 3> for LinearCrossEntropy {
     ) {
         let parents = ops.parents.map(|parent| parent.map(|node| node.id));
         let grad = grads.consume::<B>(&ops.node);
-        let factor = B::numbers(&grad)[0];
         for (parent, gradient) in parents.into_iter().zip(ops.state) {
-            register::<B>(grads, parent, || match factor == 1.0 {
-                true => gradient,
-                false => B::float_mul_scalar(gradient, factor.into()),
-            });
+            register::<B>(grads, parent, || B::scaled(gradient, &grad));
         }
     }
 }
 
 /// Adds to the gradient of a parent that wants one.
-fn register<B: CpuTensors>(
+fn register<B: Kernels>(
     grads: &mut Gradients,
     parent: Option<NodeId>,
     gradient: impl FnOnce() -> FloatTensor<B>,

@@ -7,7 +7,7 @@ use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{DType, Shape, TensorData};
 use burn_flex::FlexTensor;
 
-use super::CpuTensors;
+use super::cpu::CpuTensors;
 
 impl CpuTensors for Flex {
     fn numbers(tensor: &FloatTensor<Self>) -> Cow<'_, [f32]> {

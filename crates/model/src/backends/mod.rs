@@ -1,49 +1,180 @@
-//! The backends' tensors as slices and back. What is computed stands in `kernels`.
+//! What each backend does for the operations of [`ops`](crate::ops).
+//!
+//! [`Kernels`] has everything in a backend's own primitive operations. The CPU backends overrule
+//! that with slices for the kernels; a graph records each operation as one node, on any of them.
 
 mod autodiff;
+#[cfg(any(feature = "ndarray", feature = "flex"))]
+mod cpu;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "ndarray")]
 mod ndarray;
+mod plain;
 
-use std::borrow::Cow;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use burn::backend::Backend;
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::Shape;
 
 use crate::AdamWStep;
-use crate::kernels::sequence::{self, Dimensions, Input, Saved};
-use crate::kernels::tokens::{self, Distinct};
-use crate::kernels::{adamw, cross_entropy, linear};
 use crate::ops::LstmOps;
 
-/// A backend whose tensors the CPU kernels can read.
-pub(crate) trait CpuTensors: Backend {
-    /// The numbers of a tensor in row-major order.
-    fn numbers(tensor: &FloatTensor<Self>) -> Cow<'_, [f32]>;
-
-    /// The same by value, without a copy where nobody else holds the tensor.
-    fn into_numbers(tensor: FloatTensor<Self>) -> Vec<f32>;
-
-    /// The numbers of a tensor of tokens.
-    fn tokens(tensor: &IntTensor<Self>) -> Vec<u32>;
-
-    /// A tensor of these numbers.
-    fn tensor(numbers: Vec<f32>, shape: impl Into<Shape>) -> FloatTensor<Self>;
-
-    /// The shape of a tensor.
-    fn shape<const D: usize>(tensor: &FloatTensor<Self>) -> [usize; D];
+/// What a layer reads.
+#[derive(Clone, Debug)]
+pub(crate) enum LayerInput<B: Backend> {
+    /// The input's share of the gates, `[T, B, 4H]`.
+    Products(FloatTensor<B>),
+    /// Vectors.
+    Dense {
+        /// `[T, B, D]`.
+        x: FloatTensor<B>,
+        /// `[D, 4H]`.
+        weight: FloatTensor<B>,
+        /// `[4H]`.
+        bias: FloatTensor<B>,
+    },
+    /// Embedded tokens.
+    Tokens {
+        /// `[T, B]`.
+        tokens: IntTensor<B>,
+        /// `[V, E]`.
+        embedding: FloatTensor<B>,
+        /// `[E, 4H]`.
+        weight: FloatTensor<B>,
+        /// `[4H]`.
+        bias: FloatTensor<B>,
+    },
 }
 
-impl<B: CpuTensors> LstmOps for B {
+/// The recurrent weight `[H, 4H]` and the initial state, `[B, H]` each.
+#[derive(Clone, Debug)]
+pub(crate) struct Recurrence<B: Backend> {
+    pub(crate) weight: FloatTensor<B>,
+    pub(crate) h: FloatTensor<B>,
+    pub(crate) c: FloatTensor<B>,
+}
+
+/// What comes out of a layer.
+pub(crate) struct Layer<B: Backend> {
+    /// `[T, B, H]`.
+    pub(crate) outputs: FloatTensor<B>,
+    /// The cell states behind the last step, `[B, H]`.
+    pub(crate) c: FloatTensor<B>,
+    /// The way back, where it was asked for.
+    pub(crate) back: Option<WayBack<B>>,
+}
+
+/// Goes back through a layer, once: from the gradient of the outputs and, where there is one, that
+/// of the last cell state, to the gradients of the input's float tensors in their order, then of
+/// the recurrent weight, h and c.
+#[derive(Clone)]
+pub(crate) struct WayBack<B: Backend>(Arc<Mutex<Option<Goes<B>>>>);
+
+type Goes<B> =
+    Box<dyn FnOnce(FloatTensor<B>, Option<FloatTensor<B>>) -> Vec<FloatTensor<B>> + Send>;
+
+impl<B: Backend> WayBack<B> {
+    pub(crate) fn new(
+        goes: impl FnOnce(FloatTensor<B>, Option<FloatTensor<B>>) -> Vec<FloatTensor<B>>
+        + Send
+        + 'static,
+    ) -> Self {
+        Self(Arc::new(Mutex::new(Some(Box::new(goes)))))
+    }
+
+    fn go(
+        self,
+        grad_outputs: FloatTensor<B>,
+        grad_c: Option<FloatTensor<B>>,
+    ) -> Vec<FloatTensor<B>> {
+        let goes = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        goes.expect("a graph is gone back through once")(grad_outputs, grad_c)
+    }
+}
+
+impl<B: Backend> fmt::Debug for WayBack<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WayBack")
+    }
+}
+
+/// The operations of [`LstmOps`] without a graph, and what a graph needs of them to go back.
+/// Shapes are those of [`LstmOps`].
+pub(crate) trait Kernels: Backend {
+    /// A layer over a whole sequence; its way back only on demand, `with_back`.
+    fn layer(
+        input: LayerInput<Self>,
+        recurrence: Recurrence<Self>,
+        with_back: bool,
+    ) -> Layer<Self> {
+        plain::layer::<Self>(input, recurrence, with_back)
+    }
+
+    /// input × weight + bias.
+    fn linear(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        plain::linear::<Self>(input, weight, bias)
+    }
+
+    /// The gradients of [`linear`](Self::linear)'s input, weight and bias from that of its result.
+    fn linear_back(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        plain::linear_back::<Self>(input, weight, grad)
+    }
+
+    /// The loss, and on demand its gradients with respect to input, weight and bias.
+    fn linear_cross_entropy(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        with_gradients: bool,
+    ) -> (FloatTensor<Self>, Option<[FloatTensor<Self>; 3]>) {
+        plain::linear_cross_entropy::<Self>(input, weight, bias, targets, with_gradients)
+    }
+
+    /// The sum of the squares of all numbers, `[1]`.
+    fn sum_of_squares(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
+        plain::sum_of_squares::<Self>(tensor)
+    }
+
+    /// A tensor times a number, given as `[1]`.
+    fn scaled(tensor: FloatTensor<Self>, factor: &FloatTensor<Self>) -> FloatTensor<Self> {
+        plain::scaled::<Self>(tensor, factor)
+    }
+
+    /// The parameter and its moments behind a step.
+    fn adamw(
+        step: AdamWStep,
+        parameter: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        moments: [FloatTensor<Self>; 2],
+    ) -> (FloatTensor<Self>, [FloatTensor<Self>; 2]) {
+        plain::adamw::<Self>(step, parameter, gradient, moments)
+    }
+}
+
+/// All of CubeCL's runtimes, with fusion and without.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+impl Kernels for burn::backend::Cube {}
+
+impl<B: Kernels> LstmOps for B {
     fn lstm_sequence(
         products: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         h: FloatTensor<Self>,
         c: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        run_layer::<B>(KeptInput::Products(products), &weight, &h, &c).0
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let layer = B::layer(LayerInput::Products(products), Recurrence { weight, h, c }, false);
+        (layer.outputs, layer.c)
     }
 
     fn lstm_layer(
@@ -53,9 +184,10 @@ impl<B: CpuTensors> LstmOps for B {
         weight_recurrent: FloatTensor<Self>,
         h: FloatTensor<Self>,
         c: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        let input = KeptInput::Dense { x: input, weight: weight_input, bias };
-        run_layer::<B>(input, &weight_recurrent, &h, &c).0
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let input = LayerInput::Dense { x: input, weight: weight_input, bias };
+        let layer = B::layer(input, Recurrence { weight: weight_recurrent, h, c }, false);
+        (layer.outputs, layer.c)
     }
 
     fn lstm_token_layer(
@@ -66,9 +198,10 @@ impl<B: CpuTensors> LstmOps for B {
         weight_recurrent: FloatTensor<Self>,
         h: FloatTensor<Self>,
         c: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        let input = KeptInput::tokens(&tokens, embedding, weight_input, &bias);
-        run_layer::<B>(input, &weight_recurrent, &h, &c).0
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let input = LayerInput::Tokens { tokens, embedding, weight: weight_input, bias };
+        let layer = B::layer(input, Recurrence { weight: weight_recurrent, h, c }, false);
+        (layer.outputs, layer.c)
     }
 
     fn linear(
@@ -76,7 +209,7 @@ impl<B: CpuTensors> LstmOps for B {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        run_linear::<B>(&input, &weight, &bias)
+        <B as Kernels>::linear(input, weight, bias)
     }
 
     fn linear_cross_entropy(
@@ -85,13 +218,11 @@ impl<B: CpuTensors> LstmOps for B {
         bias: FloatTensor<Self>,
         targets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
-        let loss = cross_entropy::loss(cross_entropy::Arguments {
-            input: &B::numbers(&input),
-            weight: &B::numbers(&weight),
-            bias: &B::numbers(&bias),
-            targets: &B::tokens(&targets),
-        });
-        B::tensor(vec![loss], [1])
+        <B as Kernels>::linear_cross_entropy(input, weight, bias, targets, false).0
+    }
+
+    fn sum_of_squares(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
+        <B as Kernels>::sum_of_squares(tensor)
     }
 
     fn adamw(
@@ -101,100 +232,9 @@ impl<B: CpuTensors> LstmOps for B {
         moment_1: FloatTensor<Self>,
         moment_2: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let shape = TensorMetadata::shape(&parameter);
-        let (mut moment_1, mut moment_2) = (B::into_numbers(moment_1), B::into_numbers(moment_2));
-        let (from, gradient) = (B::numbers(&parameter), B::numbers(&gradient));
-        let to = adamw::update(&step, &from, &gradient, &mut moment_1, &mut moment_2);
-        let tensor = |numbers| B::tensor(numbers, shape.clone());
-        (tensor(to), tensor(moment_1), tensor(moment_2))
+        let moments = [moment_1, moment_2];
+        let (parameter, [moment_1, moment_2]) =
+            <B as Kernels>::adamw(step, parameter, gradient, moments);
+        (parameter, moment_1, moment_2)
     }
-}
-
-/// What a layer read, kept for its backward pass.
-#[derive(Clone, Debug)]
-enum KeptInput<B: CpuTensors> {
-    Products(FloatTensor<B>),
-    Dense {
-        x: FloatTensor<B>,
-        weight: FloatTensor<B>,
-        bias: FloatTensor<B>,
-    },
-    Tokens {
-        /// T and B.
-        extent: [usize; 2],
-        distinct: Distinct,
-        table: Vec<f32>,
-        embedding: FloatTensor<B>,
-        weight: FloatTensor<B>,
-    },
-}
-
-impl<B: CpuTensors> KeptInput<B> {
-    fn tokens(
-        tokens: &IntTensor<B>,
-        embedding: FloatTensor<B>,
-        weight: FloatTensor<B>,
-        bias: &FloatTensor<B>,
-    ) -> Self {
-        let [vocabulary, _] = B::shape(&embedding);
-        let distinct = Distinct::new(&B::tokens(tokens), vocabulary);
-        let table = tokens::table(
-            &distinct,
-            &B::numbers(&embedding),
-            &B::numbers(&weight),
-            &B::numbers(bias),
-        );
-        let extent = TensorMetadata::shape(tokens).dims();
-        Self::Tokens { extent, distinct, table, embedding, weight }
-    }
-
-    /// T and B.
-    fn extent(&self) -> [usize; 2] {
-        match self {
-            Self::Products(x) | Self::Dense { x, .. } => {
-                let [steps, batch, _] = B::shape(x);
-                [steps, batch]
-            }
-            Self::Tokens { extent, .. } => *extent,
-        }
-    }
-
-    /// Lets `read` have it as slices.
-    fn read<R>(&self, read: impl FnOnce(Input<'_>) -> R) -> R {
-        match self {
-            Self::Products(products) => read(Input::Products(&B::numbers(products))),
-            Self::Dense { x, weight, bias } => read(Input::Dense {
-                x: &B::numbers(x),
-                weight: &B::numbers(weight),
-                bias: &B::numbers(bias),
-            }),
-            Self::Tokens { distinct, table, .. } => read(Input::Tokens { distinct, table }),
-        }
-    }
-}
-
-/// A layer forward, and what its backward pass needs.
-fn run_layer<B: CpuTensors>(
-    input: KeptInput<B>,
-    weight: &FloatTensor<B>,
-    h: &FloatTensor<B>,
-    c: &FloatTensor<B>,
-) -> (FloatTensor<B>, KeptInput<B>, Dimensions, Saved) {
-    let ([steps, batch], [hidden, _]) = (input.extent(), B::shape(weight));
-    let dimensions = Dimensions { steps, batch, hidden };
-    let (outputs, saved) = input.read(|input| {
-        let (weight, h, c) = (B::numbers(weight), B::numbers(h), B::numbers(c));
-        sequence::forward(dimensions, input, &weight, &h, &c)
-    });
-    (B::tensor(outputs, [steps + 1, batch, hidden]), input, dimensions, saved)
-}
-
-fn run_linear<B: CpuTensors>(
-    input: &FloatTensor<B>,
-    weight: &FloatTensor<B>,
-    bias: &FloatTensor<B>,
-) -> FloatTensor<B> {
-    let ([rows, _], [width]) = (B::shape(input), B::shape(bias));
-    let output = linear::forward(&B::numbers(input), &B::numbers(weight), &B::numbers(bias));
-    B::tensor(output, [rows, width])
 }

@@ -8,7 +8,7 @@ use burn::backend::{NdArray, TensorMetadata};
 use burn::tensor::{Shape, TensorData};
 use burn_ndarray::NdArrayTensor;
 
-use super::CpuTensors;
+use super::cpu::CpuTensors;
 
 impl CpuTensors for NdArray {
     fn numbers(tensor: &FloatTensor<Self>) -> Cow<'_, [f32]> {

@@ -1,13 +1,13 @@
 //! Sigmoid and hyperbolic tangent of vectors.
 //!
 //! The exponential reduces its argument by multiples of ln 2 and takes a polynomial of the
-//! Cephes library (Moshier, <https://www.netlib.org/cephes/>); so does the tangent near zero.
+//! Cephes library (Moshier, <https://www.netlib.org/cephes/>).
 
 use pulp::Simd;
 
-/// eˣ for x in [−87, 88], to 2 ulp.
+/// eˣ − 1 = s p + (s − 1) for x in [−87, 88], as p = eʳ − 1 and s, a power of two: (p, s).
 #[inline(always)]
-pub(super) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+fn split_exp<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
     // Adding this rounds to a whole number and leaves it in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     let splat = |value: f32| simd.splat_f32s(value);
@@ -19,48 +19,62 @@ pub(super) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_58e-2, 0.166_666_65, 0.5] {
         p = simd.mul_add_e_f32s(p, r, splat(coefficient));
     }
-    let p = simd.add_f32s(simd.mul_add_e_f32s(p, simd.mul_f32s(r, r), r), splat(1.0));
+    let p = simd.mul_add_e_f32s(p, simd.mul_f32s(r, r), r);
     let bias = simd.splat_u32s(127_u32.wrapping_sub(ROUND.to_bits()));
     let power = simd.add_u32s(simd.transmute_u32s_f32s(shifted), bias);
     let power = simd.wrapping_dyn_shl_u32s(power, simd.splat_u32s(23));
-    simd.mul_f32s(p, simd.transmute_f32s_u32s(power))
+    (p, simd.transmute_f32s_u32s(power))
+}
+
+/// eˣ for x in [−87, 88], to 2 ulp.
+#[inline(always)]
+pub(super) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let (p, power) = split_exp(simd, x);
+    simd.mul_add_e_f32s(p, power, power)
+}
+
+/// The smaller of two; x where x is no number.
+#[inline(always)]
+fn at_most<S: Simd>(simd: S, limit: f32, x: S::f32s) -> S::f32s {
+    let limit = simd.splat_f32s(limit);
+    match S::IS_SCALAR {
+        // Plain Rust's minimum is the number of the two.
+        true => simd.select_f32s(simd.less_than_f32s(limit, x), limit, x),
+        // The instructions give the second, or what is no number.
+        false => simd.min_f32s(limit, x),
+    }
 }
 
 /// 1 / (1 + e⁻ˣ), to 4 ulp.
 #[inline(always)]
 pub(super) fn sigmoid<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    // By comparisons, which let what is not a number pass.
-    let (low, high, one) = (simd.splat_f32s(-87.0), simd.splat_f32s(87.0), simd.splat_f32s(1.0));
-    let x = simd.select_f32s(simd.less_than_f32s(x, low), low, x);
-    let x = simd.select_f32s(simd.less_than_f32s(high, x), high, x);
-    simd.div_f32s(one, simd.add_f32s(one, exp(simd, simd.neg_f32s(x))))
+    let one = simd.splat_f32s(1.0);
+    let minus = at_most(simd, 87.0, simd.neg_f32s(x));
+    // From below by a comparison, which lets what is no number pass.
+    let low = simd.splat_f32s(-87.0);
+    let minus = simd.select_f32s(simd.less_than_f32s(minus, low), low, minus);
+    simd.div_f32s(one, simd.add_f32s(one, exp(simd, minus)))
 }
 
-/// tanh x, to 4 ulp.
+/// tanh x = (e²ˣ − 1) / (e²ˣ − 1 + 2), to 4 ulp.
 #[inline(always)]
 pub(super) fn tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let splat = |value: f32| simd.splat_f32s(value);
-    let (one, two, limit) = (splat(1.0), splat(2.0), splat(10.0));
-    let size = simd.abs_f32s(x);
-    let size = simd.select_f32s(simd.less_than_f32s(limit, size), limit, size);
-    let power = exp(simd, simd.mul_f32s(two, size));
-    let far = simd.sub_f32s(one, simd.div_f32s(two, simd.add_f32s(power, one)));
-    let square = simd.mul_f32s(size, size);
-    let mut p = splat(-5.704_989e-3);
-    for coefficient in [2.063_909e-2, -5.373_972e-2, 0.133_314_42, -0.333_332_8] {
-        p = simd.mul_add_e_f32s(p, square, splat(coefficient));
-    }
-    let near = simd.mul_add_e_f32s(simd.mul_f32s(p, square), size, size);
-    let value = simd.select_f32s(simd.less_than_f32s(size, splat(0.625)), near, far);
+    let size = at_most(simd, 10.0, simd.abs_f32s(x));
+    let (p, power) = split_exp(simd, simd.add_f32s(size, size));
+    // Near zero the power is 1, and nothing is lost by subtracting one.
+    let less = simd.mul_add_e_f32s(p, power, simd.sub_f32s(power, splat(1.0)));
+    let value = simd.div_f32s(less, simd.add_f32s(less, splat(2.0)));
     let sign = simd.and_u32s(simd.transmute_u32s_f32s(x), simd.splat_u32s(1 << 31));
     simd.transmute_f32s_u32s(simd.or_u32s(simd.transmute_u32s_f32s(value), sign))
 }
 
 #[cfg(test)]
 mod tests {
-    use pulp::{Arch, Scalar, WithSimd};
+    use pulp::WithSimd;
 
     use super::*;
+    use crate::kernels::on_every_machine;
 
     #[derive(Clone, Copy)]
     enum Function {
@@ -68,14 +82,15 @@ mod tests {
         Tanh,
     }
 
-    struct Apply<'a>(&'a mut [f32], Function);
+    struct Apply<'a>(&'a [f32], Function);
 
     impl WithSimd for Apply<'_> {
-        type Output = ();
+        type Output = Vec<f32>;
 
         #[inline(always)]
-        fn with_simd<S: Simd>(self, simd: S) {
-            for values in self.0.chunks_mut(S::F32_LANES) {
+        fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
+            let mut values = self.0.to_vec();
+            for values in values.chunks_mut(S::F32_LANES) {
                 let x = simd.partial_load_f32s(values);
                 let y = match self.1 {
                     Function::Sigmoid => sigmoid(simd, x),
@@ -83,15 +98,13 @@ mod tests {
                 };
                 simd.partial_store_f32s(values, y);
             }
+            values
         }
     }
 
-    /// The values with this machine's best instructions, and with plain ones.
-    fn values(arguments: &[f32], function: Function) -> [Vec<f32>; 2] {
-        let (mut best, mut plain) = (arguments.to_vec(), arguments.to_vec());
-        Arch::new().dispatch(Apply(&mut best, function));
-        Apply(&mut plain, function).with_simd(Scalar::new());
-        [best, plain]
+    fn values(arguments: &[f32], function: Function) -> Vec<Vec<f32>> {
+        let results = on_every_machine(|| Apply(arguments, function));
+        results.into_iter().map(|(_, values)| values).collect()
     }
 
     /// The distance between two numbers in units of the last place of the exact one.

@@ -8,42 +8,38 @@ use crate::AdamWStep;
 /// What a number's step is worth in elementary operations: it waits for the memory.
 const WORK: usize = 16;
 
-/// Moves a parameter, given in `from`, and its moments; `to` gets the parameter's new numbers.
+/// Moves a parameter and its moments.
 ///
 /// # Panics
 ///
 /// Where the lengths differ.
 pub(crate) fn update(
     step: &AdamWStep,
-    from: &[f32],
+    parameter: &mut [f32],
     gradient: &[f32],
     moment_1: &mut [f32],
     moment_2: &mut [f32],
-) -> Vec<f32> {
-    let count = from.len();
+) {
+    let count = parameter.len();
     let lengths = [gradient.len(), moment_1.len(), moment_2.len()];
     assert_eq!(lengths, [count; 3], "the lengths of a parameter's gradient and moments");
-    let mut to = vec![0.0; count];
     let length = piece_length(count, WORK * count).next_multiple_of(16);
     let factors = Factors::new(step);
-    let pieces: Vec<Update<'_>> = from
-        .chunks(length)
+    let pieces: Vec<Update<'_>> = parameter
+        .chunks_mut(length)
         .zip(gradient.chunks(length))
         .zip(moment_1.chunks_mut(length))
         .zip(moment_2.chunks_mut(length))
-        .zip(to.chunks_mut(length))
-        .map(|((((from, gradient), moment_1), moment_2), to)| Update {
+        .map(|(((parameter, gradient), moment_1), moment_2)| Update {
             factors,
-            from,
+            parameter,
             gradient,
             moment_1,
             moment_2,
-            to,
         })
         .collect();
     let arch = Arch::new();
-    for_each(pieces, |piece| arch.dispatch(piece));
-    to
+    for_each(pieces, WORK * count, |piece| arch.dispatch(piece));
 }
 
 /// What all numbers are multiplied by.
@@ -62,26 +58,25 @@ struct Factors {
 
 impl Factors {
     fn new(step: &AdamWStep) -> Self {
-        let AdamWStep { learning_rate, beta_1, beta_2, epsilon, weight_decay, time } = *step;
-        let power = |beta: f32| f64::from(beta).powi(i32::try_from(time).unwrap_or(i32::MAX));
+        let AdamWStep { learning_rate, beta_1, beta_2, epsilon, weight_decay, .. } = *step;
+        let [correction_1, correction_2] = step.corrections();
         Self {
             beta_1,
             beta_2,
-            correction: (1.0 / (1.0 - power(beta_2)).sqrt()) as f32,
+            correction: (1.0 / correction_2.sqrt()) as f32,
             epsilon,
             decay: (1.0 - learning_rate * f64::from(weight_decay)) as f32,
-            rate: (-learning_rate / (1.0 - power(beta_1))) as f32,
+            rate: (-learning_rate / correction_1) as f32,
         }
     }
 }
 
 struct Update<'a> {
     factors: Factors,
-    from: &'a [f32],
+    parameter: &'a mut [f32],
     gradient: &'a [f32],
     moment_1: &'a mut [f32],
     moment_2: &'a mut [f32],
-    to: &'a mut [f32],
 }
 
 impl WithSimd for Update<'_> {
@@ -96,21 +91,20 @@ impl WithSimd for Update<'_> {
         let (correction, epsilon) = (splat(correction), splat(epsilon));
         let (decay, rate) = (splat(decay), splat(rate));
         let factors = [b1, rest_1, b2, rest_2, correction, epsilon, decay, rate];
-        let ((from, from_tail), (gradient, gradient_tail)) =
-            (S::as_simd_f32s(self.from), S::as_simd_f32s(self.gradient));
+        let (parameter, parameter_tail) = S::as_mut_simd_f32s(self.parameter);
+        let (gradient, gradient_tail) = S::as_simd_f32s(self.gradient);
         let (moment_1, tail_1) = S::as_mut_simd_f32s(self.moment_1);
         let (moment_2, tail_2) = S::as_mut_simd_f32s(self.moment_2);
-        let (to, to_tail) = S::as_mut_simd_f32s(self.to);
-        for ((((from, gradient), m), v), to) in
-            from.iter().zip(gradient).zip(moment_1).zip(moment_2).zip(to)
+        for (((w, gradient), m), v) in
+            parameter.iter_mut().zip(gradient).zip(moment_1).zip(moment_2)
         {
-            [*m, *v, *to] = move_weight(simd, factors, [*from, *gradient, *m, *v]);
+            [*m, *v, *w] = move_weight(simd, factors, [*w, *gradient, *m, *v]);
         }
-        if !from_tail.is_empty() {
+        if !parameter_tail.is_empty() {
             let load = |slice: &[f32]| simd.partial_load_f32s(slice);
-            let numbers = [load(from_tail), load(gradient_tail), load(tail_1), load(tail_2)];
+            let numbers = [load(parameter_tail), load(gradient_tail), load(tail_1), load(tail_2)];
             let results = move_weight(simd, factors, numbers);
-            for (slice, values) in [tail_1, tail_2, to_tail].into_iter().zip(results) {
+            for (slice, values) in [tail_1, tail_2, parameter_tail].into_iter().zip(results) {
                 simd.partial_store_f32s(slice, values);
             }
         }

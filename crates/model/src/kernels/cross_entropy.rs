@@ -104,7 +104,8 @@ fn soften(logits: &mut [f32], targets: &[u32], vocabulary: usize, scale: Option<
         );
     }
     // An exponential is worth some twenty elementary operations.
-    let rows = piece_length(targets.len(), 20 * logits.len());
+    let work = 20 * logits.len();
+    let rows = piece_length(targets.len(), work);
     let pieces = logits
         .chunks_mut(rows * vocabulary)
         .zip(targets.chunks(rows))
@@ -112,8 +113,32 @@ fn soften(logits: &mut [f32], targets: &[u32], vocabulary: usize, scale: Option<
         .collect();
     let arch = Arch::new();
     // The sums of the rows are added in their order: the bits do not depend on the threads.
-    let losses: Vec<Vec<f32>> = for_each(pieces, |piece| arch.dispatch(piece));
+    let losses: Vec<Vec<f32>> = for_each(pieces, work, |piece| arch.dispatch(piece));
     losses.iter().flatten().map(|&loss| f64::from(loss)).sum()
+}
+
+/// e to the power of every logit's distance from the highest over the temperature; returns the sum.
+pub(crate) fn softmax_weights(logits: &[f32], temperature: f32, weights: &mut Vec<f32>) -> f32 {
+    weights.clear();
+    weights.extend_from_slice(logits);
+    Arch::new().dispatch(Weigh { logits: weights, temperature })
+}
+
+struct Weigh<'a> {
+    logits: &'a mut [f32],
+    temperature: f32,
+}
+
+impl WithSimd for Weigh<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> f32 {
+        let highest = highest(simd, self.logits);
+        // Of a tiny temperature the inverse may be infinite, and times zero no number.
+        self.logits.iter_mut().for_each(|logit| *logit = (*logit - highest) / self.temperature);
+        exponentials(simd, self.logits, 0.0)
+    }
 }
 
 struct Softmax<'a> {

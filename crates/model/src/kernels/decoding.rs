@@ -1,210 +1,243 @@
 //! One time step after the other, without gradients and without an allocation per step.
 //!
-//! Each thread owns some units of a layer with their weights, which stay in its cache from step
-//! to step, and takes all lanes through them.
+//! Each thread owns some units of every layer and some columns of the head. Their weights stay in
+//! its cache from step to step, and it takes all lanes through them; the threads hand each other
+//! the hidden states after every layer.
 
 use pulp::{Arch, Simd, WithSimd};
-use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelIterator};
-use rayon::slice::{ParallelSlice, ParallelSliceMut};
 
-use super::cell::step_forward;
-use super::parallel::piece_length_awake;
+use super::exchange::Exchange;
+use super::parallel::{Piece, Team, threads};
 use super::product::{Blocks, Left, Packed, add_product};
+use super::sequence::gather_units;
+use super::step::{GatePanels, StepForward};
 
 /// A layer's weights in row-major order.
-pub(crate) struct Weights<'a> {
+pub(crate) struct LayerWeights {
+    /// H.
+    pub(crate) hidden: usize,
     /// What a lane's gates begin with, `[R, 4H]`: a row for every token, or one for all.
-    pub(crate) start: &'a [f32],
+    pub(crate) start: Vec<f32>,
     /// `[D, 4H]`, of a layer that reads the one below.
-    pub(crate) input: Option<&'a [f32]>,
+    pub(crate) input: Option<Vec<f32>>,
     /// `[H, 4H]`.
-    pub(crate) recurrent: &'a [f32],
+    pub(crate) recurrent: Vec<f32>,
 }
 
-/// One layer and the state of its lanes.
-#[derive(Clone, Debug)]
-pub(crate) struct Layer {
-    parts: Vec<Part>,
-    /// `[B, H]`.
-    h: Vec<f32>,
-    hidden: usize,
+/// The head's weights.
+pub(crate) struct HeadWeights {
+    /// `[H, V]`.
+    pub(crate) weight: Vec<f32>,
+    /// `[V]`.
+    pub(crate) bias: Vec<f32>,
 }
 
-/// Some units of a layer.
-#[derive(Clone, Debug)]
-struct Part {
-    first: usize,
-    units: usize,
-    start: Vec<f32>,
-    input: Option<Packed>,
-    recurrent: Packed,
-    /// `[B, 4 · units]`.
-    gates: Vec<f32>,
-    /// `[B, units]`, as all below.
-    h: Vec<f32>,
-    c: Vec<f32>,
-    c_next: Vec<f32>,
-    blocks: Blocks,
+/// Stacked layers and a head, and the state of their lanes.
+#[derive(Debug)]
+pub(crate) struct Stack {
+    arch: Arch,
+    team: Team<Part>,
+    /// The latest hidden states of every layer, `[B, H]`.
+    states: Vec<Exchange>,
+    /// The multiplications of a step.
+    work: usize,
+    /// `[B, V]`.
+    logits: Vec<f32>,
+    vocabulary: usize,
+    /// Whether the latest step was an odd one.
+    odd: bool,
 }
 
-impl Layer {
+impl Stack {
     /// Packs the weights for so many lanes, with a state of zeros.
-    pub(crate) fn new(weights: &Weights<'_>, hidden: usize, lanes: usize) -> Self {
-        let length = piece_length_awake(hidden, lanes * 4 * hidden * hidden).next_multiple_of(16);
-        let part = |first: usize| {
-            let units = length.min(hidden - first);
-            let pack = |matrix: &[f32]| {
-                Packed::new(&gather_units(matrix, hidden, first, units), 4 * units)
-            };
-            Part {
-                first,
-                units,
-                start: gather_units(weights.start, hidden, first, units),
-                input: weights.input.map(pack),
-                recurrent: pack(weights.recurrent),
-                gates: vec![0.0; lanes * 4 * units],
-                h: vec![0.0; lanes * units],
-                c: vec![0.0; lanes * units],
-                c_next: vec![0.0; lanes * units],
-                blocks: Blocks::default(),
-            }
+    pub(crate) fn new(layers: &[LayerWeights], head: &HeadWeights, lanes: usize) -> Self {
+        /// Multiplications per thread that are worth meeting after each layer.
+        const WORTH_MEETING: usize = 1 << 14;
+        let count =
+            |layer: &LayerWeights| layer.recurrent.len() + layer.input.as_ref().map_or(0, Vec::len);
+        let work = lanes * (layers.iter().map(count).sum::<usize>() + head.weight.len());
+        let parts = threads().min(work / WORTH_MEETING).max(1);
+        let states = layers.iter().map(|layer| Exchange::new(lanes * layer.hidden)).collect();
+        let part = |index: usize| Part {
+            layers: layers.iter().map(|layer| Layer::new(layer, index, parts, lanes)).collect(),
+            head: Head::new(head, index, parts, lanes),
+            lanes,
+            blocks: Blocks::default(),
         };
-        let parts = (0..hidden).step_by(length).map(part).collect();
-        Self { parts, h: vec![0.0; lanes * hidden], hidden }
-    }
-
-    /// Makes a step. `rows` tells which row of `start` each lane begins with; `below` has the
-    /// hidden states of the layer below, `[B, D]`.
-    pub(crate) fn step(&mut self, arch: Arch, rows: Option<&[u32]>, below: &[f32]) {
-        let Self { parts, h, hidden } = self;
-        let step = |part: &mut Part| arch.dispatch(Step { part, rows, below, h });
-        match parts.as_mut_slice() {
-            [part] => step(part),
-            parts => parts.par_iter_mut().for_each(step),
-        }
-        for part in parts {
-            let lanes = h.chunks_exact_mut(*hidden).zip(part.h.chunks_exact(part.units));
-            for (to, from) in lanes {
-                to[part.first..][..part.units].copy_from_slice(from);
-            }
+        let vocabulary = head.bias.len();
+        Self {
+            arch: Arch::new(),
+            team: Team::new((0..parts).map(part).collect()),
+            states,
+            work,
+            logits: vec![0.0; lanes * vocabulary],
+            vocabulary,
+            odd: false,
         }
     }
 
-    /// The hidden states, `[B, H]`.
-    pub(crate) fn h(&self) -> &[f32] {
-        &self.h
+    /// Makes a step with these tokens, one for every lane; returns the logits, `[B, V]`.
+    pub(crate) fn step(&mut self, tokens: &[u32]) -> &[f32] {
+        let Self { arch, team, states, work, logits, vocabulary, odd } = self;
+        *odd = !*odd;
+        let reversed = *odd;
+        // Threads that sleep between two steps are woken: the next ones find them awake.
+        team.run(states.len() + 1, (*work).saturating_mul(WAKING), |part, phase| {
+            arch.dispatch(Phase { part, phase, tokens, states, reversed });
+        });
+        for part in team.parts_mut() {
+            let Head { columns, logits: own, .. } = &part.head;
+            let rows =
+                logits.chunks_exact_mut(*vocabulary).zip(own.chunks_exact(columns.length.max(1)));
+            rows.for_each(|(to, from)| to[columns.start..][..columns.length].copy_from_slice(from));
+        }
+        logits
     }
 
     /// Sets the state back to zeros.
     pub(crate) fn reset(&mut self) {
-        self.h.fill(0.0);
-        self.parts.iter_mut().for_each(|part| part.c.fill(0.0));
+        for part in self.team.parts_mut() {
+            for layer in &mut part.layers {
+                layer.h.fill(0.0);
+                layer.c.fill(0.0);
+            }
+        }
     }
 }
 
-/// The columns of some units from each of the four blocks of a matrix `[R, 4H]`.
-fn gather_units(matrix: &[f32], hidden: usize, first: usize, units: usize) -> Vec<f32> {
-    let mut result = Vec::with_capacity(matrix.len() / hidden * units);
-    for block in matrix.chunks_exact(hidden) {
-        result.extend_from_slice(&block[first..][..units]);
+/// How many steps are expected to follow one another.
+const WAKING: usize = 64;
+
+/// What one thread owns.
+#[derive(Debug)]
+struct Part {
+    layers: Vec<Layer>,
+    head: Head,
+    lanes: usize,
+    blocks: Blocks,
+}
+
+/// The piece of 0..`count` of a part, in whole multiples of `unit`; the last parts may have none.
+fn own_piece(count: usize, unit: usize, index: usize, parts: usize) -> Piece {
+    let length = match parts {
+        1 => count,
+        _ => count.div_ceil(parts).next_multiple_of(unit),
+    };
+    let start = (index * length).min(count);
+    Piece { start, length: length.min(count - start) }
+}
+
+/// Some units of a layer.
+#[derive(Debug)]
+struct Layer {
+    units: Piece,
+    start: Vec<f32>,
+    input: Option<Packed>,
+    recurrent: GatePanels,
+    /// The hidden states of all units, `[B, H]`.
+    h: Vec<f32>,
+    /// `[B, 4 · units]`.
+    gates: Vec<f32>,
+    /// `[B, units]`, as those below.
+    h_next: Vec<f32>,
+    c: Vec<f32>,
+}
+
+impl Layer {
+    fn new(weights: &LayerWeights, index: usize, parts: usize, lanes: usize) -> Self {
+        let hidden = weights.hidden;
+        let units = own_piece(hidden, 16, index, parts);
+        let pack =
+            |matrix: &Vec<f32>| Packed::new(&gather_units(matrix, hidden, units), 4 * units.length);
+        Self {
+            units,
+            start: gather_units(&weights.start, hidden, units),
+            input: weights.input.as_ref().filter(|_| units.length > 0).map(pack),
+            recurrent: GatePanels::new(&weights.recurrent, hidden, units),
+            h: vec![0.0; lanes * hidden],
+            gates: vec![0.0; lanes * 4 * units.length],
+            h_next: vec![0.0; lanes * units.length],
+            c: vec![0.0; lanes * units.length],
+        }
     }
-    result
 }
 
-struct Step<'a> {
-    part: &'a mut Part,
-    rows: Option<&'a [u32]>,
-    below: &'a [f32],
-    h: &'a [f32],
-}
-
-impl WithSimd for Step<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Part { units, start, input, recurrent, gates, h, c, c_next, blocks, .. } = self.part;
-        let lanes = c.len() / *units;
-        for (lane, gates) in gates.chunks_exact_mut(4 * *units).enumerate() {
-            let row = self.rows.map_or(0, |rows| rows[lane] as usize);
-            gates.copy_from_slice(&start[row * 4 * *units..][..4 * *units]);
-        }
-        if let Some(input) = input {
-            let left = Left::Plain { numbers: self.below, stride: self.below.len() / lanes };
-            add_product(simd, left, input, gates, blocks);
-        }
-        let left = Left::Plain { numbers: self.h, stride: self.h.len() / lanes };
-        add_product(simd, left, recurrent, gates, blocks);
-        let lanes = gates
-            .chunks_exact_mut(4 * *units)
-            .zip(c.chunks_exact(*units))
-            .zip(h.chunks_exact_mut(*units))
-            .zip(c_next.chunks_exact_mut(*units));
-        for (((gates, c), h), c_next) in lanes {
-            step_forward(simd, gates, c, h, c_next);
-        }
-        std::mem::swap(c, c_next);
-    }
-}
-
-/// A linear layer on the lanes.
-#[derive(Clone, Debug)]
-pub(crate) struct Head {
+/// Some columns of the head.
+#[derive(Debug)]
+struct Head {
+    columns: Piece,
     weight: Packed,
     bias: Vec<f32>,
-    d_input: usize,
-    /// How many lanes a thread takes.
-    lanes: usize,
-    /// A room for each thread.
-    blocks: Vec<Blocks>,
+    /// `[B, columns]`.
+    logits: Vec<f32>,
 }
 
 impl Head {
-    /// Packs a weight `[H, V]` for so many lanes.
-    pub(crate) fn new(weight: &[f32], bias: &[f32], lanes: usize) -> Self {
-        let length = piece_length_awake(lanes, lanes * weight.len());
+    fn new(weights: &HeadWeights, index: usize, parts: usize, lanes: usize) -> Self {
+        let vocabulary = weights.bias.len();
+        let columns = own_piece(vocabulary, 16, index, parts);
+        let mut weight = Packed::default();
+        weight.pack_part(
+            &weights.weight[columns.start.min(vocabulary - 1)..],
+            vocabulary,
+            columns.length,
+        );
         Self {
-            weight: Packed::new(weight, bias.len()),
-            bias: bias.to_vec(),
-            d_input: weight.len() / bias.len(),
-            lanes: length,
-            blocks: vec![Blocks::default(); lanes.div_ceil(length)],
+            columns,
+            weight,
+            bias: weights.bias[columns.start..][..columns.length].to_vec(),
+            logits: vec![0.0; lanes * columns.length],
         }
-    }
-
-    /// `[B, V]` from `[B, H]`.
-    pub(crate) fn apply(&mut self, arch: Arch, input: &[f32], output: &mut [f32]) {
-        let Self { weight, bias, d_input, lanes, blocks } = self;
-        let apply = |((input, output), blocks)| {
-            arch.dispatch(Apply { weight, bias, input, output, blocks });
-        };
-        if blocks.len() == 1 {
-            return apply(((input, output), &mut blocks[0]));
-        }
-        let inputs = input.par_chunks(*lanes * *d_input);
-        let outputs = output.par_chunks_mut(*lanes * bias.len());
-        inputs.zip(outputs).zip(blocks.par_iter_mut()).for_each(apply);
     }
 }
 
-struct Apply<'a> {
-    weight: &'a Packed,
-    bias: &'a [f32],
-    input: &'a [f32],
-    output: &'a mut [f32],
-    blocks: &'a mut Blocks,
+/// A layer's step, or the head's.
+struct Phase<'a> {
+    part: &'a mut Part,
+    phase: usize,
+    tokens: &'a [u32],
+    states: &'a [Exchange],
+    reversed: bool,
 }
 
-impl WithSimd for Apply<'_> {
+impl WithSimd for Phase<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { weight, bias, input, output, blocks } = self;
-        for row in output.chunks_exact_mut(bias.len()) {
-            row.copy_from_slice(bias);
+        let Self { part, phase, tokens, states, reversed } = self;
+        let Part { layers, head, lanes, blocks } = part;
+        let lanes = *lanes;
+        let (below, layers) = layers.split_at_mut(phase);
+        let below = below.last_mut().map(|layer| {
+            states[phase - 1].read(0, &mut layer.h);
+            Left::Plain { numbers: &layer.h, stride: layer.h.len() / lanes }
+        });
+        let Some(layer) = layers.first_mut() else {
+            let Head { columns, weight, bias, logits } = head;
+            if columns.length > 0 {
+                logits.chunks_exact_mut(bias.len()).for_each(|row| row.copy_from_slice(bias));
+                let below = below.expect("a head stands on a layer");
+                add_product(simd, below, weight, logits, blocks);
+            }
+            return;
+        };
+        let Layer { units, start, input, recurrent, h, gates, h_next, c } = layer;
+        if units.length == 0 {
+            return;
         }
-        let stride = input.len() / (output.len() / bias.len());
-        add_product(simd, Left::Plain { numbers: input, stride }, weight, output, blocks);
+        let width = 4 * units.length;
+        for (lane, gates) in gates.chunks_exact_mut(width).enumerate() {
+            let row = if phase == 0 { tokens[lane] as usize } else { 0 };
+            gates.copy_from_slice(&start[row * width..][..width]);
+        }
+        if let (Some(input), Some(below)) = (input, below) {
+            add_product(simd, below, input, gates, blocks);
+        }
+        StepForward { weight: recurrent, h, gates, c, h_next, reversed }.run(simd);
+        let hidden = h.len() / lanes;
+        for (lane, h_next) in h_next.chunks_exact(units.length).enumerate() {
+            states[phase].write(lane * hidden + units.start, h_next);
+        }
     }
 }

@@ -5,8 +5,8 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::parallel::{Piece, for_each, in_pieces, piece_length};
-use super::product::{Blocks, DEPTH, Left, Packed, add_product};
+use super::parallel::{Piece, for_each, piece_length};
+use super::product::{Blocks, DEPTH, Left, Packed, WIDTH, add_product};
 
 /// A matrix to be read, row major or as the transpose of one.
 #[derive(Clone, Copy)]
@@ -36,10 +36,10 @@ pub(super) fn multiply(to: &mut [f32], left: Matrix<'_>, right: Matrix<'_>) {
     let (m, k, n) = (left.rows, left.columns, right.columns);
     assert_eq!(right.rows, k, "the depth of a product");
     assert_eq!(to.len(), m * n, "the extent of a product");
-    let arch = Arch::new();
+    let (arch, work) = (Arch::new(), m * k * n);
     // The longer side is cut: what every thread must pack by itself is the shorter one.
     if m >= n {
-        let rows = piece_length(m, m * k * n).next_multiple_of(8);
+        let rows = piece_length(m, work).next_multiple_of(8);
         let pieces = to
             .chunks_mut(rows * n)
             .enumerate()
@@ -48,11 +48,12 @@ pub(super) fn multiply(to: &mut [f32], left: Matrix<'_>, right: Matrix<'_>) {
                 Multiply { left, right, rows, columns: Piece { start: 0, length: n }, to }
             })
             .collect();
-        for_each(pieces, |piece| arch.dispatch(piece));
+        for_each(pieces, work, |piece| arch.dispatch(piece));
         return;
     }
     let rows = Piece { start: 0, length: m };
-    let pieces = in_pieces(n, m * k * n, |columns| {
+    let pieces = Piece::all(n, piece_length(n, work).next_multiple_of(WIDTH)).collect();
+    let pieces = for_each(pieces, work, |columns| {
         let mut to = vec![0.0; m * columns.length];
         arch.dispatch(Multiply { left, right, rows, columns, to: &mut to });
         (columns, to)

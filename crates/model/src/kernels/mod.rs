@@ -2,8 +2,7 @@
 //!
 //! They know no Burn type. All arrays are row major, time first: `products` and `gates` are
 //! `[T, B, 4H]`, `outputs` and `cells` `[T, B, H]`, the recurrent weight is `[H, 4H]`, and the
-//! gates stand in the order i, f, g, o. The lanes of a batch never meet, so a thread takes some
-//! lanes through all steps without waiting for any other.
+//! gates stand in the order i, f, g, o.
 //!
 //! Vectors are [pulp](https://docs.rs/pulp)'s: the same code is compiled for AVX-512, AVX2 with
 //! FMA, NEON and plain machines, and one of them is picked at run time.
@@ -11,11 +10,31 @@
 mod activation;
 pub(crate) mod adamw;
 mod cell;
+mod crew;
 pub(crate) mod cross_entropy;
 pub(crate) mod decoding;
+mod exchange;
 pub(crate) mod linear;
 mod matrix;
+pub(crate) mod norm;
 mod parallel;
+mod prefetch;
 mod product;
 pub(crate) mod sequence;
+mod step;
 pub(crate) mod tokens;
+
+/// What an operation gives with plain instructions and with each set of vectors that this machine
+/// has, by name.
+#[cfg(test)]
+fn on_every_machine<Op: pulp::WithSimd>(make: impl Fn() -> Op) -> Vec<(&'static str, Op::Output)> {
+    let mut results = vec![
+        ("plain", make().with_simd(pulp::Scalar::new())),
+        ("best", pulp::Arch::new().dispatch(make())),
+    ];
+    #[cfg(target_arch = "x86_64")]
+    if let Some(avx2) = pulp::x86::V3::try_new() {
+        results.push(("AVX2", pulp::Simd::vectorize(avx2, make())));
+    }
+    results
+}

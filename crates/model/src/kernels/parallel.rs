@@ -1,59 +1,216 @@
-//! Work over rayon's threads.
+//! Work over threads: independent pieces, and parts that go step by step together.
+//!
+//! Into how many pieces work is cut follows from its size and the number of threads alone, never
+//! from who happens to be free: the same thread count gives the same bits.
 
-/// The least work, in elementary operations, that is worth another thread: to wake one takes as
-/// long as some millions of multiplications.
-const WORTH_WAKING: usize = 1 << 22;
-/// The same where calls follow so closely that the threads are still awake.
-const WORTH_CALLING: usize = 1 << 18;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::crew::{self, Patience};
+
+/// The least work, in elementary operations, that is worth a thread which is awake: some ten
+/// microseconds.
+const WORTH_SHARING: usize = 1 << 18;
+/// The same of one that must be woken first.
+const WORTH_WAKING: usize = 1 << 21;
 
 /// A part of a range.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) start: usize,
     pub(super) length: usize,
 }
 
+impl Piece {
+    /// The pieces of 0..`count`, all but the last of this length.
+    pub(super) fn all(count: usize, length: usize) -> impl Iterator<Item = Self> {
+        (0..count)
+            .step_by(length.max(1))
+            .map(move |start| Self { start, length: length.min(count - start) })
+    }
+}
+
+/// How many threads there are: those of rayon's pool, as for Burn's backends.
+pub(super) fn threads() -> usize {
+    rayon::current_num_threads()
+}
+
 /// The length of the pieces into which `count` is cut so that each is worth a thread: all of it
 /// where another thread would only cost. `work` is the number of elementary operations in all.
 pub(super) fn piece_length(count: usize, work: usize) -> usize {
-    length_for(count, work / WORTH_WAKING)
+    count.div_ceil(threads().min(work / WORTH_SHARING).max(1)).max(1)
 }
 
-/// The same for work that is done again and again without a pause.
-pub(super) fn piece_length_awake(count: usize, work: usize) -> usize {
-    length_for(count, work / WORTH_CALLING)
-}
-
-fn length_for(count: usize, threads: usize) -> usize {
-    count.div_ceil(rayon::current_num_threads().min(threads).max(1)).max(1)
-}
-
-/// Does `task` for every piece of 0..`count`; the results are in the order of the pieces.
-pub(super) fn in_pieces<R: Send>(
-    count: usize,
+/// Does `task` for every item, on as many threads; the results are in their order. `work` is the
+/// number of elementary operations in all.
+pub(super) fn for_each<I: Send, R: Send>(
+    items: Vec<I>,
     work: usize,
-    task: impl Fn(Piece) -> R + Sync,
+    task: impl Fn(I) -> R + Sync,
 ) -> Vec<R> {
-    // In whole panels of a product's right factor.
-    let length = piece_length(count, work).next_multiple_of(32);
-    let pieces: Vec<Piece> = (0..count)
-        .step_by(length)
-        .map(|start| Piece { start, length: length.min(count - start) })
-        .collect();
-    for_each(pieces, task)
+    if items.len() <= 1 {
+        return items.into_iter().map(task).collect();
+    }
+    let slots: Vec<_> = items.into_iter().map(|item| Mutex::new((Some(item), None))).collect();
+    let next = AtomicUsize::new(0);
+    crew::call(slots.len() - 1, work >= WORTH_WAKING, &|| {
+        while let Some(slot) = slots.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let item = lock(slot).0.take().expect("every index is handed out once");
+            let result = task(item);
+            lock(slot).1 = Some(result);
+        }
+    });
+    let results =
+        slots.into_iter().map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner).1);
+    results.map(|result| result.expect("every item was worked on")).collect()
 }
 
-/// Does `task` for every item, each on a thread of its own; the results are in their order.
-pub(super) fn for_each<I: Send, R: Send>(items: Vec<I>, task: impl Fn(I) -> R + Sync) -> Vec<R> {
-    let mut results: Vec<Option<R>> = items.iter().map(|_| None).collect();
-    let mut work: Vec<(I, &mut Option<R>)> = items.into_iter().zip(&mut results).collect();
-    let Some((item, result)) = work.pop() else { return Vec::new() };
-    rayon::in_place_scope(|scope| {
-        for (item, result) in work {
-            let task = &task;
-            scope.spawn(move |_| *result = Some(task(item)));
+/// Parts of one piece of work that go step by step together.
+#[derive(Debug)]
+pub(super) struct Team<P>(Vec<Place<P>>);
+
+/// A part, and how far it is. On a cache line of its own, which two threads watch.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Place<P> {
+    begun: AtomicUsize,
+    ended: AtomicUsize,
+    part: Mutex<P>,
+}
+
+impl<P: Send> Team<P> {
+    pub(super) fn new(parts: Vec<P>) -> Self {
+        let place = |part| Place { begun: 0.into(), ended: 0.into(), part: Mutex::new(part) };
+        Self(parts.into_iter().map(place).collect())
+    }
+
+    pub(super) fn into_parts(self) -> Vec<P> {
+        let part =
+            |place: Place<P>| place.part.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.0.into_iter().map(part).collect()
+    }
+
+    /// The parts, while they are not on their way.
+    pub(super) fn parts_mut(&mut self) -> impl Iterator<Item = &mut P> {
+        self.0.iter_mut().map(|place| place.part.get_mut().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes all parts through `phases` steps, each on a thread of its own as far as there are any.
+    /// No part begins a step before all have ended the one before, and what a part wrote then is
+    /// seen by all. `work` is the number of elementary operations in all.
+    ///
+    /// Parts whose thread does not come, or has lost its processor, are taken over by the others.
+    pub(super) fn run(&mut self, phases: usize, work: usize, step: impl Fn(&mut P, usize) + Sync) {
+        if let [place] = self.0.as_mut_slice() {
+            let part = place.part.get_mut().unwrap_or_else(PoisonError::into_inner);
+            return (0..phases).for_each(|phase| step(part, phase));
         }
-        *result = Some(task(item));
-    });
-    results.into_iter().map(|result| result.expect("every item was worked on")).collect()
+        for place in &mut self.0 {
+            (*place.begun.get_mut(), *place.ended.get_mut()) = (0, 0);
+        }
+        let places = self.0.as_slice();
+        let arrived = AtomicUsize::new(0);
+        let failed = AtomicBool::new(false);
+        crew::call(places.len() - 1, work >= WORTH_WAKING, &|| {
+            let own = arrived.fetch_add(1, Ordering::Relaxed);
+            let _alarm = Alarm(&failed);
+            for phase in 0..phases {
+                if let Some(place) = places.get(own) {
+                    place.try_step(phase, &step);
+                }
+                for (index, place) in places.iter().enumerate() {
+                    let mut patience = Patience::default();
+                    while !place.has_ended(phase) {
+                        if failed.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        let absent = index >= arrived.load(Ordering::Relaxed);
+                        if (absent || patience.is_at_an_end()) && place.try_step(phase, &step) {
+                            break;
+                        }
+                        patience.wait();
+                    }
+                }
+            }
+        });
+    }
+}
+
+impl<P> Place<P> {
+    /// Makes the step, unless somebody began it.
+    fn try_step(&self, phase: usize, step: &impl Fn(&mut P, usize)) -> bool {
+        let claim =
+            self.begun.compare_exchange(phase, phase + 1, Ordering::Relaxed, Ordering::Relaxed);
+        if claim.is_err() {
+            return false;
+        }
+        step(&mut lock(&self.part), phase);
+        self.ended.store(phase + 1, Ordering::Release);
+        true
+    }
+
+    fn has_ended(&self, phase: usize) -> bool {
+        self.ended.load(Ordering::Acquire) > phase
+    }
+}
+
+/// Tells the others when a thread panics: they would wait for its step forever.
+struct Alarm<'a>(&'a AtomicBool);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn results_are_in_the_order_of_the_items() {
+        for count in [0, 1, 2, 5, 100] {
+            let squares = for_each((0..count).collect(), usize::MAX, |k: usize| k * k);
+            assert_eq!(squares, (0..count).map(|k| k * k).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn no_part_is_ahead_of_the_others() {
+        for count in [1, 2, 3, 8] {
+            let reached: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+            let mut team = Team::new((0..count).map(|index| (index, 0)).collect());
+            team.run(500, usize::MAX, |(index, steps), phase| {
+                assert_eq!(*steps, phase);
+                *steps += 1;
+                assert!(reached.iter().all(|other| {
+                    let other = other.load(Ordering::Relaxed);
+                    other == phase || other == phase + 1
+                }));
+                reached[*index].store(phase + 1, Ordering::Relaxed);
+            });
+            assert!(team.into_parts().iter().all(|&(_, steps)| steps == 500));
+        }
+    }
+
+    #[test]
+    fn a_panic_in_a_step_leaves_nobody_waiting() {
+        for bad in 0..3 {
+            let mut team = Team::new(vec![0, 1, 2]);
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                team.run(100, usize::MAX, |&mut index, phase| {
+                    assert!(index != bad || phase < 50, "a bad step");
+                });
+            }));
+            assert!(result.is_err());
+        }
+    }
 }

@@ -1,13 +1,17 @@
 //! Matrix products with a packed right factor, in the manner of Goto and van de Geijn 2008
 //! (<https://doi.org/10.1145/1356052.1356053>).
 //!
-//! The right factor lies in panels of [`WIDTH`] columns, the left one in blocks of a few rows
-//! whose numbers alternate; a tile of the result stays in registers while both stream by.
+//! The right factor lies in panels of [`WIDTH`] columns. Of the left one a few rows are read side by
+//! side; where its columns are contiguous and not its rows, they are laid in blocks first, in which
+//! the numbers of these rows alternate. A tile of the result stays in registers while both stream
+//! by.
 
-use pulp::Simd;
+use pulp::{Simd, WithSimd};
+
+use super::parallel::Piece;
 
 /// Columns of a panel.
-const WIDTH: usize = 32;
+pub(super) const WIDTH: usize = 32;
 /// How deep a panel and a block go before the sums are put down.
 pub(super) const DEPTH: usize = 512;
 /// Rows that are packed side by side: few enough that a small cache keeps a line of each, even
@@ -20,23 +24,21 @@ const ROWS: usize = 128;
 /// filled up with zeros.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Packed {
-    panels: Vec<[f32; WIDTH]>,
+    panels: Vec<PanelRow>,
     rows: usize,
     columns: usize,
 }
+
+/// A row of a panel. On lines of the cache of its own: a vector that lies on two costs twice.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(super) struct PanelRow([f32; WIDTH]);
 
 impl Packed {
     /// Packs a row-major matrix of so many columns.
     pub(super) fn new(matrix: &[f32], columns: usize) -> Self {
         let mut packed = Self::default();
         packed.pack(matrix, columns);
-        packed
-    }
-
-    /// Packs the transpose of a row-major matrix of so many columns.
-    pub(super) fn transposed(matrix: &[f32], columns: usize) -> Self {
-        let mut packed = Self::default();
-        packed.pack_transposed(matrix, columns, columns);
         packed
     }
 
@@ -55,31 +57,48 @@ impl Packed {
             {
                 let width = WIDTH.min(columns - first);
                 for (to, from) in panel[index * STREAMS..].iter_mut().zip(from.chunks(stride)) {
-                    to[..width].copy_from_slice(&from[first..][..width]);
+                    to.0[..width].copy_from_slice(&from[first..][..width]);
                 }
             }
         }
     }
 
-    /// As [`transposed`](Self::transposed), in the place of what was there: the first `depths`
-    /// columns of rows that lie `stride` apart.
+    /// Packs the transpose of the first `depths` columns of rows that lie `stride` apart.
     pub(super) fn pack_transposed(&mut self, matrix: &[f32], stride: usize, depths: usize) {
         self.begin(depths, matrix.len().div_ceil(stride));
-        for (panel, rows) in self.panels.chunks_exact_mut(depths).zip(matrix.chunks(WIDTH * stride))
-        {
+        self.fill_transposed(matrix, stride, Piece { start: 0, length: depths }, 0);
+    }
+
+    /// Packs the transpose of some units' columns of a weight `[R, 4H]`: `[4 · units, R]`.
+    pub(super) fn transposed_units(weight: &[f32], hidden: usize, units: Piece) -> Self {
+        let mut packed = Self::default();
+        packed.begin(4 * units.length, weight.len() / (4 * hidden));
+        for gate in 0..4 {
+            let columns = Piece { start: gate * hidden + units.start, ..units };
+            packed.fill_transposed(weight, 4 * hidden, columns, gate * units.length);
+        }
+        packed
+    }
+
+    /// Fills the depths from `depth` on with columns of a matrix whose rows lie `stride` apart.
+    fn fill_transposed(&mut self, matrix: &[f32], stride: usize, columns: Piece, depth: usize) {
+        let Piece { start, length } = columns;
+        let panels = self.panels.chunks_exact_mut(self.rows);
+        for (panel, rows) in panels.zip(matrix.chunks(WIDTH * stride)) {
+            let panel = &mut panel[depth..][..length];
             for (index, rows) in rows.chunks(STREAMS * stride).enumerate() {
                 let first = index * STREAMS;
                 if rows.len() > (STREAMS - 1) * stride {
                     let rows: [&[f32]; STREAMS] =
-                        std::array::from_fn(|row| &rows[row * stride..][..depths]);
+                        std::array::from_fn(|row| &rows[row * stride + start..][..length]);
                     for (depth, to) in panel.iter_mut().enumerate() {
                         let numbers: [f32; STREAMS] = std::array::from_fn(|row| rows[row][depth]);
-                        to[first..first + STREAMS].copy_from_slice(&numbers);
+                        to.0[first..first + STREAMS].copy_from_slice(&numbers);
                     }
                 } else {
                     for (offset, row) in rows.chunks(stride).enumerate() {
-                        for (to, &from) in panel.iter_mut().zip(row) {
-                            to[first + offset] = from;
+                        for (to, &from) in panel.iter_mut().zip(&row[start..]) {
+                            to.0[first + offset] = from;
                         }
                     }
                 }
@@ -87,10 +106,15 @@ impl Packed {
         }
     }
 
+    /// The panels, each of [`rows`](Self::rows) rows.
+    pub(super) fn panels(&self) -> impl Iterator<Item = &[PanelRow]> {
+        self.panels.chunks_exact(self.rows)
+    }
+
     fn begin(&mut self, rows: usize, columns: usize) {
         (self.rows, self.columns) = (rows, columns);
         self.panels.clear();
-        self.panels.resize(columns.div_ceil(WIDTH) * rows, [0.0; WIDTH]);
+        self.panels.resize(columns.div_ceil(WIDTH) * rows, PanelRow([0.0; WIDTH]));
     }
 }
 
@@ -116,13 +140,10 @@ pub(super) fn add_product<S: Simd>(
     to: &mut [f32],
     blocks: &mut Blocks,
 ) {
-    let rows = to.len() / right.columns.max(1);
-    for first in (0..rows).step_by(ROWS) {
-        let count = ROWS.min(rows - first);
-        let to = &mut to[first * right.columns..][..count * right.columns];
-        for depth in (0..right.rows).step_by(DEPTH) {
-            let depths = Range { first: depth, count: DEPTH.min(right.rows - depth) };
-            let rows = Range { first, count };
+    let count = to.len() / right.columns.max(1);
+    for rows in Piece::all(count, ROWS) {
+        let to = &mut to[rows.start * right.columns..][..rows.length * right.columns];
+        for depths in Piece::all(right.rows, DEPTH) {
             match S::REGISTER_COUNT {
                 32.. => add_part::<S, 8>(simd, left, right, rows, depths, to, blocks),
                 _ => add_part::<S, 4>(simd, left, right, rows, depths, to, blocks),
@@ -131,88 +152,115 @@ pub(super) fn add_product<S: Simd>(
     }
 }
 
-#[derive(Clone, Copy)]
-struct Range {
-    first: usize,
-    count: usize,
-}
-
 /// Adds what some depths contribute to some rows, `HIGH` rows at a time, then 4, 2 and 1.
 #[inline(always)]
 fn add_part<S: Simd, const HIGH: usize>(
     simd: S,
     left: Left<'_>,
     right: &Packed,
-    rows: Range,
-    depths: Range,
+    rows: Piece,
+    depths: Piece,
     to: &mut [f32],
-    Blocks(blocks): &mut Blocks,
+    blocks: &mut Blocks,
 ) {
-    let used = rows.count * depths.count;
-    if blocks.len() < used {
-        blocks.resize(used, 0.0);
-    }
-    let blocks = &mut blocks[..used];
-    let whole = rows.count / HIGH * HIGH;
-    let mut row = 0;
-    while row < rows.count {
-        let block = &mut blocks[row * depths.count..];
-        let first = rows.first + row;
-        row += match rows.count - row {
-            _ if row < whole => pack_block::<HIGH>(left, first, depths, block),
-            4.. => pack_block::<4>(left, first, depths, block),
-            2.. => pack_block::<2>(left, first, depths, block),
-            _ => pack_block::<1>(left, first, depths, block),
-        };
-    }
-    for index in 0..right.columns.div_ceil(WIDTH) {
-        let panel = &right.panels[index * right.rows + depths.first..][..depths.count];
+    let factors = Factors::new::<HIGH>(left, rows, depths, blocks);
+    for (index, panel) in right.panels().enumerate() {
+        let panel = &panel[depths.start..][..depths.length];
         // Two vectors of a panel at a time.
         for part in (0..WIDTH).step_by(2 * S::F32_LANES) {
             let first = index * WIDTH + part;
             if first >= right.columns {
                 break;
             }
-            let mut row = 0;
-            while row < rows.count {
-                let block = &blocks[row * depths.count..];
-                let to = &mut to[row * right.columns..];
-                let place = Place { columns: right.columns, first, part };
-                row += match rows.count - row {
-                    _ if row < whole => add_tile::<S, HIGH, false>(simd, block, panel, place, to),
-                    4.. => add_tile::<S, 4, false>(simd, block, panel, place, to),
-                    2.. => add_tile::<S, 2, true>(simd, block, panel, place, to),
-                    _ => add_tile::<S, 1, true>(simd, block, panel, place, to),
-                };
+            let place = Place { columns: right.columns, first, part };
+            match right.columns - first > S::F32_LANES {
+                true => add_tiles::<S, HIGH, 2>(simd, factors, rows.length, panel, place, to),
+                false => add_tiles::<S, HIGH, 1>(simd, factors, rows.length, panel, place, to),
             }
         }
     }
 }
 
-/// Lets the numbers of `HIGH` rows alternate; returns how many that were.
+/// Adds the product of all rows with `WIDE` vectors of a panel.
 #[inline(always)]
-fn pack_block<const HIGH: usize>(
-    left: Left<'_>,
+fn add_tiles<S: Simd, const HIGH: usize, const WIDE: usize>(
+    simd: S,
+    factors: Factors<'_>,
+    rows: usize,
+    panel: &[PanelRow],
+    place: Place,
+    to: &mut [f32],
+) {
+    let mut row = 0;
+    while row < rows {
+        let to = &mut to[row * place.columns..];
+        row += match rows - row {
+            left if left >= HIGH => add_tile::<S, HIGH, WIDE>(simd, factors, row, panel, place, to),
+            4.. => add_tile::<S, 4, WIDE>(simd, factors, row, panel, place, to),
+            2.. => add_tile::<S, 2, WIDE>(simd, factors, row, panel, place, to),
+            _ => add_tile::<S, 1, WIDE>(simd, factors, row, panel, place, to),
+        };
+    }
+}
+
+/// Some rows and depths of a left factor, ready to be read a few rows at a time.
+#[derive(Clone, Copy)]
+enum Factors<'a> {
+    /// Rows that lie `stride` apart.
+    Rows { numbers: &'a [f32], stride: usize },
+    /// Blocks of `HIGH` rows, then of 4, 2 and 1, whose numbers alternate.
+    Blocks(&'a [f32]),
+}
+
+impl<'a> Factors<'a> {
+    #[inline(always)]
+    fn new<const HIGH: usize>(
+        left: Left<'a>,
+        rows: Piece,
+        depths: Piece,
+        Blocks(blocks): &'a mut Blocks,
+    ) -> Self {
+        let (numbers, stride) = match left {
+            Left::Plain { numbers, stride } => {
+                return Self::Rows {
+                    numbers: &numbers[rows.start * stride + depths.start..],
+                    stride,
+                };
+            }
+            Left::Transposed { numbers, stride } => (numbers, stride),
+        };
+        let used = rows.length * depths.length;
+        if blocks.len() < used {
+            blocks.resize(used, 0.0);
+        }
+        let mut row = 0;
+        while row < rows.length {
+            let block = &mut blocks[row * depths.length..];
+            let columns = numbers[depths.start * stride..].chunks(stride);
+            let first = rows.start + row;
+            row += match rows.length - row {
+                left if left >= HIGH => alternate::<HIGH>(columns, first, depths.length, block),
+                4.. => alternate::<4>(columns, first, depths.length, block),
+                2.. => alternate::<2>(columns, first, depths.length, block),
+                _ => alternate::<1>(columns, first, depths.length, block),
+            };
+        }
+        Self::Blocks(&blocks[..used])
+    }
+}
+
+/// Lays `HIGH` rows of a matrix, given by its columns, so that their numbers alternate; returns
+/// their number.
+#[inline(always)]
+fn alternate<'a, const HIGH: usize>(
+    columns: impl Iterator<Item = &'a [f32]>,
     first: usize,
-    depths: Range,
+    depths: usize,
     block: &mut [f32],
 ) -> usize {
-    let (block, _) = block[..HIGH * depths.count].as_chunks_mut::<HIGH>();
-    match left {
-        Left::Plain { numbers, stride } => {
-            for high in 0..HIGH {
-                let row = &numbers[(first + high) * stride + depths.first..][..depths.count];
-                for (to, &from) in block.iter_mut().zip(row) {
-                    to[high] = from;
-                }
-            }
-        }
-        Left::Transposed { numbers, stride } => {
-            let columns = numbers[depths.first * stride..].chunks(stride);
-            for (to, from) in block.iter_mut().zip(columns) {
-                to.copy_from_slice(&from[first..][..HIGH]);
-            }
-        }
+    let (block, _) = block[..HIGH * depths].as_chunks_mut::<HIGH>();
+    for (to, from) in block.iter_mut().zip(columns) {
+        to.copy_from_slice(&from[first..][..HIGH]);
     }
     HIGH
 }
@@ -225,43 +273,87 @@ struct Place {
     part: usize,
 }
 
-/// Adds the product of a block of `HIGH` rows with two vectors of a panel; returns the number of
-/// rows. One or two rows have too few sums to keep the pipelines busy: `DEEP`, they have four of
-/// each.
+/// Adds the product of `HIGH` rows with `WIDE` vectors of a panel; returns the number of rows.
 #[inline(always)]
-fn add_tile<S: Simd, const HIGH: usize, const DEEP: bool>(
+fn add_tile<S: Simd, const HIGH: usize, const WIDE: usize>(
     simd: S,
-    block: &[f32],
-    panel: &[[f32; WIDTH]],
+    factors: Factors<'_>,
+    row: usize,
+    panel: &[PanelRow],
     place: Place,
     to: &mut [f32],
 ) -> usize {
-    let Place { columns, first, part } = place;
-    let (mut block, _) = block[..HIGH * panel.len()].as_chunks::<HIGH>();
-    let mut panel = panel;
-    let mut sums = [[simd.splat_f32s(0.0); 2]; HIGH];
-    if DEEP {
-        // Four variables and not an array of arrays, which the compiler keeps in memory.
-        let (mut second, mut third, mut fourth) = (sums, sums, sums);
-        let (blocks, last_block) = block.as_chunks::<4>();
-        let (panels, last_panel) = panel.as_chunks::<4>();
-        for (factors, weights) in blocks.iter().zip(panels) {
-            add_depth(simd, &mut sums, &factors[0], &weights[0], part);
-            add_depth(simd, &mut second, &factors[1], &weights[1], part);
-            add_depth(simd, &mut third, &factors[2], &weights[2], part);
-            add_depth(simd, &mut fourth, &factors[3], &weights[3], part);
+    match factors {
+        Factors::Rows { numbers, stride } => {
+            let numbers = &numbers[row * stride..];
+            simd.vectorize(RowsTile::<HIGH, WIDE> { numbers, stride, panel, place, to });
         }
-        for other in [second, third, fourth] {
-            for (sum, other) in sums.iter_mut().flatten().zip(other.iter().flatten()) {
-                *sum = simd.add_f32s(*sum, *other);
-            }
+        Factors::Blocks(blocks) => {
+            let block = &blocks[row * panel.len()..][..HIGH * panel.len()];
+            let block = block.as_chunks::<HIGH>().0;
+            simd.vectorize(BlockTile::<HIGH, WIDE> { block, panel, place, to });
         }
-        (block, panel) = (last_block, last_panel);
     }
-    for (factors, weights) in block.iter().zip(panel) {
-        add_depth(simd, &mut sums, factors, weights, part);
+    HIGH
+}
+
+/// The product of the first `HIGH` rows, which lie `stride` apart, with `WIDE` vectors of a panel.
+///
+/// A function of its own for the compiler: in a large one it keeps the sums in memory.
+struct RowsTile<'a, const HIGH: usize, const WIDE: usize> {
+    numbers: &'a [f32],
+    stride: usize,
+    panel: &'a [PanelRow],
+    place: Place,
+    to: &'a mut [f32],
+}
+
+impl<const HIGH: usize, const WIDE: usize> WithSimd for RowsTile<'_, HIGH, WIDE> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { numbers, stride, panel, place, to } = self;
+        let mut rows = [&numbers[..0]; HIGH];
+        for (index, row) in rows.iter_mut().enumerate() {
+            *row = &numbers[index * stride..][..panel.len()];
+        }
+        let sums: [[S::f32s; WIDE]; HIGH] = multiply_rows(simd, rows, panel, place.part);
+        put_down(simd, sums, place, to);
     }
-    let width = (2 * S::F32_LANES).min(columns - first);
+}
+
+/// The same of rows whose numbers alternate.
+struct BlockTile<'a, const HIGH: usize, const WIDE: usize> {
+    block: &'a [[f32; HIGH]],
+    panel: &'a [PanelRow],
+    place: Place,
+    to: &'a mut [f32],
+}
+
+impl<const HIGH: usize, const WIDE: usize> WithSimd for BlockTile<'_, HIGH, WIDE> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { block, panel, place, to } = self;
+        let mut sums = [[simd.splat_f32s(0.0); WIDE]; HIGH];
+        for (factors, weights) in block.iter().zip(panel) {
+            add_depth(simd, &mut sums, factors, weights, place.part);
+        }
+        put_down(simd, sums, place, to);
+    }
+}
+
+/// Adds a tile to its place in the result.
+#[inline(always)]
+fn put_down<S: Simd, const HIGH: usize, const WIDE: usize>(
+    simd: S,
+    sums: [[S::f32s; WIDE]; HIGH],
+    Place { columns, first, .. }: Place,
+    to: &mut [f32],
+) {
+    let width = (WIDE * S::F32_LANES).min(columns - first);
     for (row, sums) in sums.iter().enumerate() {
         let to = &mut to[row * columns + first..][..width];
         let (vectors, tail) = S::as_mut_simd_f32s(to);
@@ -273,21 +365,81 @@ fn add_tile<S: Simd, const HIGH: usize, const DEEP: bool>(
             simd.partial_store_f32s(tail, sum);
         }
     }
-    HIGH
+}
+
+/// The product of rows with `WIDE` vectors of a panel, a tile in registers. One or two rows have too
+/// few sums to keep the pipelines busy: they have four of each.
+#[inline(always)]
+pub(super) fn multiply_rows<S: Simd, const HIGH: usize, const WIDE: usize>(
+    simd: S,
+    rows: [&[f32]; HIGH],
+    panel: &[PanelRow],
+    part: usize,
+) -> [[S::f32s; WIDE]; HIGH] {
+    let mut sums = [[simd.splat_f32s(0.0); WIDE]; HIGH];
+    let mut first = 0;
+    if HIGH <= 2 {
+        // Variables and not an array of arrays, which the compiler keeps in memory.
+        let (mut second, mut third, mut fourth) = (sums, sums, sums);
+        let (panels, _) = panel.as_chunks::<4>();
+        let mut quads = [rows[0].as_chunks::<4>().0; HIGH];
+        for (quads, row) in quads.iter_mut().zip(rows) {
+            *quads = &row.as_chunks::<4>().0[..panels.len()];
+        }
+        for (depth, weights) in panels.iter().enumerate() {
+            add_depth(simd, &mut sums, &across(quads, depth, 0), &weights[0], part);
+            add_depth(simd, &mut second, &across(quads, depth, 1), &weights[1], part);
+            add_depth(simd, &mut third, &across(quads, depth, 2), &weights[2], part);
+            add_depth(simd, &mut fourth, &across(quads, depth, 3), &weights[3], part);
+        }
+        for other in [second, third, fourth] {
+            for (sum, other) in sums.iter_mut().flatten().zip(other.iter().flatten()) {
+                *sum = simd.add_f32s(*sum, *other);
+            }
+        }
+        first = 4 * panels.len();
+    }
+    let mut rest = rows;
+    for row in &mut rest {
+        *row = &row[first..panel.len()];
+    }
+    for (depth, weights) in panel[first..].iter().enumerate() {
+        let mut factors = [0.0; HIGH];
+        for (factor, row) in factors.iter_mut().zip(rest) {
+            *factor = row[depth];
+        }
+        add_depth(simd, &mut sums, &factors, weights, part);
+    }
+    sums
+}
+
+/// A number of every row.
+#[inline(always)]
+fn across<const HIGH: usize>(
+    rows: [&[[f32; 4]]; HIGH],
+    depth: usize,
+    offset: usize,
+) -> [f32; HIGH] {
+    let mut factors = [0.0; HIGH];
+    for (factor, row) in factors.iter_mut().zip(rows) {
+        *factor = row[depth][offset];
+    }
+    factors
 }
 
 /// Adds what one row of a panel contributes. A function and not a closure, which the compiler
 /// may decide to leave out of the code compiled for an instruction set.
 #[inline(always)]
-fn add_depth<S: Simd, const HIGH: usize>(
+fn add_depth<S: Simd, const HIGH: usize, const WIDE: usize>(
     simd: S,
-    sums: &mut [[S::f32s; 2]; HIGH],
+    sums: &mut [[S::f32s; WIDE]; HIGH],
     factors: &[f32; HIGH],
-    weights: &[f32; WIDTH],
+    weights: &PanelRow,
     part: usize,
 ) {
-    let (weights, _) = S::as_simd_f32s(&weights[part..]);
-    let weights = [weights[0], weights[1]];
+    let (from, _) = S::as_simd_f32s(&weights.0[part..]);
+    let mut weights = [simd.splat_f32s(0.0); WIDE];
+    weights.copy_from_slice(&from[..WIDE]);
     for (sums, factor) in sums.iter_mut().zip(factors) {
         let factor = simd.splat_f32s(*factor);
         for (sum, weight) in sums.iter_mut().zip(weights) {
@@ -298,19 +450,26 @@ fn add_depth<S: Simd, const HIGH: usize>(
 
 #[cfg(test)]
 mod tests {
-    use pulp::{Arch, Scalar, WithSimd};
-
     use super::*;
+    use crate::kernels::on_every_machine;
 
-    struct AddProduct<'a>(Left<'a>, &'a Packed, &'a mut [f32]);
+    struct AddProduct<'a>(Left<'a>, &'a Packed, &'a [f32]);
 
     impl WithSimd for AddProduct<'_> {
-        type Output = ();
+        type Output = Vec<f32>;
 
         #[inline(always)]
-        fn with_simd<S: Simd>(self, simd: S) {
-            add_product(simd, self.0, self.1, self.2, &mut Blocks::default());
+        fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
+            let mut to = self.2.to_vec();
+            add_product(simd, self.0, self.1, &mut to, &mut Blocks::default());
+            to
         }
+    }
+
+    fn transposed(matrix: &[f32], columns: usize) -> Packed {
+        let mut packed = Packed::default();
+        packed.pack_transposed(matrix, columns, columns);
+        packed
     }
 
     fn number(k: usize) -> f32 {
@@ -352,15 +511,13 @@ mod tests {
                 Left::Plain { numbers: &from, stride: k },
                 Left::Transposed { numbers: &from_flipped, stride: n },
             ];
-            let rights = [Packed::new(&matrix, m), Packed::transposed(&flipped(&matrix, m), k)];
+            let rights = [Packed::new(&matrix, m), transposed(&flipped(&matrix, m), k)];
             for (left, right) in lefts.iter().flat_map(|left| rights.iter().map(move |r| (left, r)))
             {
-                let (mut best, mut plain) = (start.clone(), start.clone());
-                Arch::new().dispatch(AddProduct(*left, right, &mut best));
-                AddProduct(*left, right, &mut plain).with_simd(Scalar::new());
-                for (got, expected) in best.iter().zip(&expected).chain(plain.iter().zip(&expected))
-                {
-                    assert!((got - expected).abs() < 1e-3, "{n} {k} {m}");
+                for (machine, got) in on_every_machine(|| AddProduct(*left, right, &start)) {
+                    for (got, expected) in got.iter().zip(&expected) {
+                        assert!((got - expected).abs() < 1e-3, "{machine}: {n} {k} {m}");
+                    }
                 }
             }
         }

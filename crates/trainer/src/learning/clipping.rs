@@ -5,6 +5,7 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
+use poquelin_model::sum_of_squares;
 
 /// The norm over all gradients of a module, `[1]`, not read back; and the gradients, scaled to
 /// `limit` where their norm exceeds it (Pascanu et al. 2013, <https://arxiv.org/abs/1211.5063>).
@@ -36,7 +37,7 @@ struct Squares<'a> {
 impl ModuleVisitor for Squares<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.get::<D>(param.id) {
-            self.sums.push(gradient.square().sum());
+            self.sums.push(sum_of_squares(gradient));
         }
     }
 }

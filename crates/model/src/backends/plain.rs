@@ -1,0 +1,422 @@
+//! The operations in a backend's own primitive operations, with a way back by hand: what a backend
+//! without kernels does.
+//!
+//! The equations are those of [`LstmCell`](crate::LstmCell); back-propagation through time is that
+//! of Werbos 1990, <https://doi.org/10.1109/5.58337>.
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, TensorMetadata};
+use burn::tensor::{IndexingUpdateOp, Shape, Slice};
+
+use super::{Layer, LayerInput, Recurrence, WayBack};
+use crate::AdamWStep;
+
+/// As [`Kernels::layer`](super::Kernels::layer).
+pub(super) fn layer<B: Backend>(
+    input: LayerInput<B>,
+    recurrence: Recurrence<B>,
+    with_back: bool,
+) -> Layer<B> {
+    let products = products::<B>(&input);
+    let [steps, batch, width] = dims::<B, 3>(&products);
+    let hidden = width / 4;
+    let Recurrence { weight, mut h, mut c } = recurrence.clone();
+    let mut outputs = Vec::with_capacity(steps);
+    let mut kept = Vec::with_capacity(steps);
+    for step in 0..steps {
+        let product = rows::<B>(products.clone(), step);
+        let gates = B::float_add(product, B::float_matmul(h, weight.clone()));
+        let gate = |index: usize| columns::<B>(gates.clone(), index * hidden, hidden);
+        let (i, f, o) = (B::sigmoid(gate(0)), B::sigmoid(gate(1)), B::sigmoid(gate(3)));
+        let g = B::float_tanh(gate(2));
+        let earlier = c;
+        c = B::float_add(
+            B::float_mul(f.clone(), earlier.clone()),
+            B::float_mul(i.clone(), g.clone()),
+        );
+        let squashed = B::float_tanh(c.clone());
+        h = B::float_mul(o.clone(), squashed.clone());
+        outputs.push(B::float_reshape(h.clone(), Shape::new([1, batch, hidden])));
+        if with_back {
+            kept.push(KeptStep::<B> { gates: [i, f, g, o], squashed, earlier });
+        }
+    }
+    let outputs = B::float_cat(outputs, 0);
+    let back = with_back.then(|| {
+        let outputs = outputs.clone();
+        WayBack::new(move |grad_outputs, grad_c| {
+            go_back::<B>(input, recurrence, outputs, kept, grad_outputs, grad_c)
+        })
+    });
+    Layer { outputs, c, back }
+}
+
+/// What the way back needs of a step.
+struct KeptStep<B: Backend> {
+    /// i, f, g and o behind their activations, `[B, H]` each, as those below.
+    gates: [FloatTensor<B>; 4],
+    /// tanh of the cell state behind the step.
+    squashed: FloatTensor<B>,
+    /// The cell state before it.
+    earlier: FloatTensor<B>,
+}
+
+/// The input's share of the gates, `[T, B, 4H]`.
+fn products<B: Backend>(input: &LayerInput<B>) -> FloatTensor<B> {
+    let ([steps, batch], flat, weight, bias) = match input {
+        LayerInput::Products(products) => return products.clone(),
+        LayerInput::Dense { x, weight, bias } => {
+            let [steps, batch, _] = dims::<B, 3>(x);
+            ([steps, batch], flat::<B>(x.clone()), weight, bias)
+        }
+        LayerInput::Tokens { tokens, embedding, weight, bias } => {
+            let extent = TensorMetadata::shape(tokens).dims();
+            let rows = B::float_select(embedding.clone(), 0, flat_tokens::<B>(tokens));
+            (extent, rows, weight, bias)
+        }
+    };
+    let [_, width] = dims::<B, 2>(weight);
+    let products = linear::<B>(flat, weight.clone(), bias.clone());
+    B::float_reshape(products, Shape::new([steps, batch, width]))
+}
+
+/// The gradients in the order of [`WayBack`].
+fn go_back<B: Backend>(
+    input: LayerInput<B>,
+    Recurrence { weight, h, .. }: Recurrence<B>,
+    outputs: FloatTensor<B>,
+    kept: Vec<KeptStep<B>>,
+    grad_outputs: FloatTensor<B>,
+    grad_c: Option<FloatTensor<B>>,
+) -> Vec<FloatTensor<B>> {
+    let [steps, batch, hidden] = dims::<B, 3>(&outputs);
+    let transposed = B::float_transpose(weight);
+    let (mut grad_h, mut grad_c) = (None, grad_c);
+    let mut grads = Vec::with_capacity(steps);
+    for (step, KeptStep { gates: [i, f, g, o], squashed, earlier }) in
+        kept.into_iter().enumerate().rev()
+    {
+        let of_output = rows::<B>(grad_outputs.clone(), step);
+        let of_h = match grad_h {
+            Some(later) => B::float_add(of_output, later),
+            None => of_output,
+        };
+        let through_h = B::float_mul(
+            B::float_mul(of_h.clone(), o.clone()),
+            slope_of_tanh::<B>(squashed.clone()),
+        );
+        let of_c = match grad_c {
+            Some(later) => B::float_add(later, through_h),
+            None => through_h,
+        };
+        let grad = B::float_cat(
+            vec![
+                B::float_mul(B::float_mul(of_c.clone(), g.clone()), slope::<B>(i.clone())),
+                B::float_mul(B::float_mul(of_c.clone(), earlier), slope::<B>(f.clone())),
+                B::float_mul(B::float_mul(of_c.clone(), i), slope_of_tanh::<B>(g)),
+                B::float_mul(B::float_mul(of_h, squashed), slope::<B>(o)),
+            ],
+            1,
+        );
+        grad_h = Some(B::float_matmul(grad.clone(), transposed.clone()));
+        grad_c = Some(B::float_mul(of_c, f));
+        grads.push(B::float_reshape(grad, Shape::new([1, batch, 4 * hidden])));
+    }
+    grads.reverse();
+    let grad_products = B::float_cat(grads, 0);
+    let flat_grads = flat::<B>(grad_products.clone());
+
+    // What each step read: the initial state, then all outputs but the last.
+    let first = B::float_reshape(h, Shape::new([1, batch, hidden]));
+    let read = match steps {
+        1 => first,
+        _ => {
+            let others = B::float_slice(outputs, &[Slice::from(0..steps - 1)]);
+            B::float_cat(vec![first, others], 0)
+        }
+    };
+    let of_weight = B::float_matmul(B::float_transpose(flat::<B>(read)), flat_grads.clone());
+    let mut results = match input {
+        LayerInput::Products(_) => vec![grad_products],
+        LayerInput::Dense { x, weight, .. } => {
+            let shape = TensorMetadata::shape(&x);
+            let [of_x, of_weight, of_bias] = linear_back::<B>(flat::<B>(x), weight, flat_grads);
+            vec![B::float_reshape(of_x, shape), of_weight, of_bias]
+        }
+        LayerInput::Tokens { tokens, embedding, weight, .. } => {
+            let tokens = flat_tokens::<B>(&tokens);
+            let rows = B::float_select(embedding.clone(), 0, tokens.clone());
+            let [of_rows, of_weight, of_bias] = linear_back::<B>(rows, weight, flat_grads);
+            let zeros = zeros_like::<B>(&embedding);
+            let of_embedding =
+                B::float_select_assign(zeros, 0, tokens, of_rows, IndexingUpdateOp::Add);
+            vec![of_embedding, of_weight, of_bias]
+        }
+    };
+    let states = [grad_h, grad_c].map(|grad| grad.expect("a sequence has at least one step"));
+    results.push(of_weight);
+    results.extend(states);
+    results
+}
+
+/// input × weight + bias.
+pub(super) fn linear<B: Backend>(
+    input: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let [width] = dims::<B, 1>(&bias);
+    let product = B::float_matmul(input, weight);
+    B::float_add(product, B::float_reshape(bias, Shape::new([1, width])))
+}
+
+/// As [`Kernels::linear_back`](super::Kernels::linear_back).
+pub(super) fn linear_back<B: Backend>(
+    input: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    grad: FloatTensor<B>,
+) -> [FloatTensor<B>; 3] {
+    let [_, width] = dims::<B, 2>(&grad);
+    [
+        B::float_matmul(grad.clone(), B::float_transpose(weight)),
+        B::float_matmul(B::float_transpose(input), grad.clone()),
+        B::float_reshape(B::float_sum_dim(grad, 0), Shape::new([width])),
+    ]
+}
+
+/// As [`Kernels::linear_cross_entropy`](super::Kernels::linear_cross_entropy).
+pub(super) fn linear_cross_entropy<B: Backend>(
+    input: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: FloatTensor<B>,
+    targets: IntTensor<B>,
+    with_gradients: bool,
+) -> (FloatTensor<B>, Option<[FloatTensor<B>; 3]>) {
+    let [rows, _] = dims::<B, 2>(&input);
+    let share = 1.0 / rows as f32;
+    let logits = linear::<B>(input.clone(), weight.clone(), bias);
+    let log_probabilities = B::log_softmax(logits, 1);
+    let targets = B::int_reshape(targets, Shape::new([rows, 1]));
+    let chosen = B::float_gather(1, log_probabilities.clone(), targets.clone());
+    let loss = B::float_mul_scalar(B::float_sum(chosen.clone()), (-share).into());
+    let loss = B::float_reshape(loss, Shape::new([1]));
+    let gradients = with_gradients.then(|| {
+        let probabilities = B::float_exp(log_probabilities);
+        let minus_one = B::float_add_scalar(zeros_like::<B>(&chosen), (-1.0).into());
+        let differences =
+            B::float_scatter(1, probabilities, targets, minus_one, IndexingUpdateOp::Add);
+        linear_back::<B>(input, weight, B::float_mul_scalar(differences, share.into()))
+    });
+    (loss, gradients)
+}
+
+/// The sum of the squares of all numbers, `[1]`.
+pub(super) fn sum_of_squares<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
+    B::float_reshape(B::float_sum(B::float_mul(tensor.clone(), tensor)), Shape::new([1]))
+}
+
+/// A tensor times a number, given as `[1]`.
+pub(super) fn scaled<B: Backend>(
+    tensor: FloatTensor<B>,
+    factor: &FloatTensor<B>,
+) -> FloatTensor<B> {
+    let shape = TensorMetadata::shape(&tensor);
+    let factor = B::float_reshape(factor.clone(), Shape::from(vec![1; shape.num_dims()]));
+    B::float_mul(tensor, factor)
+}
+
+/// As [`Kernels::adamw`](super::Kernels::adamw).
+pub(super) fn adamw<B: Backend>(
+    step: AdamWStep,
+    parameter: FloatTensor<B>,
+    gradient: FloatTensor<B>,
+    [moment_1, moment_2]: [FloatTensor<B>; 2],
+) -> (FloatTensor<B>, [FloatTensor<B>; 2]) {
+    let AdamWStep { learning_rate, beta_1, beta_2, epsilon, weight_decay, .. } = step;
+    let [correction_1, correction_2] = step.corrections();
+    let times = |tensor: FloatTensor<B>, factor: f64| B::float_mul_scalar(tensor, factor.into());
+    let mix = |old: FloatTensor<B>, new: FloatTensor<B>, beta: f32| {
+        B::float_add(times(old, beta.into()), times(new, (1.0 - beta).into()))
+    };
+    let moment_1 = mix(moment_1, gradient.clone(), beta_1);
+    let moment_2 = mix(moment_2, B::float_mul(gradient.clone(), gradient), beta_2);
+    let scale = B::float_sqrt(times(moment_2.clone(), 1.0 / correction_2));
+    let scale = B::float_add_scalar(scale, epsilon.into());
+    let kept = times(parameter, 1.0 - learning_rate * f64::from(weight_decay));
+    let direction = B::float_div(moment_1.clone(), scale);
+    let moved = B::float_sub(kept, times(direction, learning_rate / correction_1));
+    (moved, [moment_1, moment_2])
+}
+
+/// σ' from σ: σ (1 − σ).
+fn slope<B: Backend>(value: FloatTensor<B>) -> FloatTensor<B> {
+    let rest = B::float_add_scalar(B::float_neg(value.clone()), 1.0.into());
+    B::float_mul(value, rest)
+}
+
+/// tanh' from tanh: 1 − tanh².
+fn slope_of_tanh<B: Backend>(value: FloatTensor<B>) -> FloatTensor<B> {
+    B::float_add_scalar(B::float_neg(B::float_mul(value.clone(), value)), 1.0.into())
+}
+
+fn dims<B: Backend, const D: usize>(tensor: &FloatTensor<B>) -> [usize; D] {
+    TensorMetadata::shape(tensor).dims()
+}
+
+fn zeros_like<B: Backend>(tensor: &FloatTensor<B>) -> FloatTensor<B> {
+    B::float_zeros(tensor.shape(), &tensor.device(), tensor.dtype().into())
+}
+
+/// `[T, B, W]` as `[T · B, W]`.
+fn flat<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
+    let [steps, batch, width] = dims::<B, 3>(&tensor);
+    B::float_reshape(tensor, Shape::new([steps * batch, width]))
+}
+
+/// `[T, B]` as `[T · B]`.
+fn flat_tokens<B: Backend>(tokens: &IntTensor<B>) -> IntTensor<B> {
+    let count = TensorMetadata::shape(tokens).num_elements();
+    B::int_reshape(tokens.clone(), Shape::new([count]))
+}
+
+/// A step of `[T, B, W]`, as `[B, W]`.
+fn rows<B: Backend>(tensor: FloatTensor<B>, step: usize) -> FloatTensor<B> {
+    let [_, batch, width] = dims::<B, 3>(&tensor);
+    let step = B::float_slice(tensor, &[Slice::from(step..step + 1)]);
+    B::float_reshape(step, Shape::new([batch, width]))
+}
+
+/// Some columns of `[B, W]`.
+fn columns<B: Backend>(tensor: FloatTensor<B>, first: usize, count: usize) -> FloatTensor<B> {
+    let [batch, _] = dims::<B, 2>(&tensor);
+    B::float_slice(tensor, &[Slice::from(0..batch), Slice::from(first..first + count)])
+}
+
+/// Held against the kernels, which are held against the reference.
+#[cfg(all(test, feature = "ndarray"))]
+#[expect(deprecated, reason = "Burn prefers flex; this project offers both, and tests both")]
+mod tests {
+    use burn::backend::NdArray;
+    use burn::backend::ops::{FloatTensorOps, IntTensorOps};
+    use burn::tensor::TensorData;
+
+    use super::super::Kernels;
+    use super::super::cpu::CpuTensors;
+    use super::*;
+
+    type Floats = FloatTensor<NdArray>;
+
+    /// `cos` of multiples of an angle that follows from `n`.
+    fn tensor<const D: usize>(n: usize, shape: [usize; D]) -> Floats {
+        let angle = 1.0 + n as f32 / 7.0;
+        let count = shape.iter().product();
+        let numbers = (0..count).map(|k| 0.5 * (k as f32 * angle + n as f32).cos()).collect();
+        NdArray::tensor(numbers, shape)
+    }
+
+    fn tokens(places: &[i32], shape: [usize; 2]) -> IntTensor<NdArray> {
+        NdArray::int_from_data(TensorData::new(places.to_vec(), shape), &Default::default())
+    }
+
+    fn assert_close(name: &str, got: &Floats, expected: &Floats) {
+        assert_eq!(got.shape(), expected.shape(), "the shape of {name}");
+        let (got, expected) = (NdArray::numbers(got), NdArray::numbers(expected));
+        let largest = expected.iter().fold(1e-30_f32, |most, value| most.max(value.abs()));
+        for (got, expected) in got.iter().zip(expected.iter()) {
+            assert!((got - expected).abs() <= 1e-5 * largest, "{name}: {got}, not {expected}");
+        }
+    }
+
+    #[test]
+    fn layers_are_those_of_the_kernels_there_and_back() {
+        let (batch, hidden, d_input) = (3, 5, 4);
+        for steps in [1, 6] {
+            let places: Vec<i32> = (0..steps * batch).map(|k| (k * k % 7) as i32).collect();
+            let places = tokens(&places, [steps, batch]);
+            let (weight, bias) = (tensor(1, [d_input, 4 * hidden]), tensor(2, [4 * hidden]));
+            let inputs = [
+                LayerInput::<NdArray>::Products(tensor(0, [steps, batch, 4 * hidden])),
+                LayerInput::Dense {
+                    x: tensor(0, [steps, batch, d_input]),
+                    weight: weight.clone(),
+                    bias: bias.clone(),
+                },
+                LayerInput::Tokens {
+                    tokens: places,
+                    embedding: tensor(0, [7, d_input]),
+                    weight,
+                    bias,
+                },
+            ];
+            for (input, grad_c) in inputs.into_iter().flat_map(|input| {
+                [None, Some(tensor(7, [batch, hidden]))].map(|grad_c| (input.clone(), grad_c))
+            }) {
+                let recurrence = Recurrence {
+                    weight: tensor(3, [hidden, 4 * hidden]),
+                    h: tensor(4, [batch, hidden]),
+                    c: tensor(5, [batch, hidden]),
+                };
+                let got = layer::<NdArray>(input.clone(), recurrence.clone(), true);
+                let expected = NdArray::layer(input, recurrence, true);
+                assert_close("outputs", &got.outputs, &expected.outputs);
+                assert_close("c", &got.c, &expected.c);
+                let grad = tensor(6, [steps, batch, hidden]);
+                let [got, expected] = [got, expected]
+                    .map(|layer| layer.back.expect("asked for").go(grad.clone(), grad_c.clone()));
+                assert_eq!(got.len(), expected.len());
+                for (index, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                    assert_close(&format!("gradient {index}, T {steps}"), got, expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn head_loss_and_optimizer_are_those_of_the_kernels() {
+        let (input, weight, bias) = (tensor(0, [6, 4]), tensor(1, [4, 9]), tensor(2, [9]));
+        assert_close(
+            "linear",
+            &linear::<NdArray>(input.clone(), weight.clone(), bias.clone()),
+            &<NdArray as Kernels>::linear(input.clone(), weight.clone(), bias.clone()),
+        );
+        let targets = tokens(&[0, 3, 8, 3, 1, 0], [1, 6]);
+        let targets = NdArray::int_reshape(targets, Shape::new([6]));
+        let arguments = || (input.clone(), weight.clone(), bias.clone(), targets.clone(), true);
+        let (i, w, b, t, with) = arguments();
+        let (loss, gradients) = linear_cross_entropy::<NdArray>(i, w, b, t, with);
+        let (i, w, b, t, with) = arguments();
+        let (expected_loss, expected) =
+            <NdArray as Kernels>::linear_cross_entropy(i, w, b, t, with);
+        assert_close("loss", &loss, &expected_loss);
+        for (got, expected) in gradients.iter().flatten().zip(expected.iter().flatten()) {
+            assert_close("gradient of the loss", got, expected);
+        }
+        assert_close(
+            "sum of squares",
+            &sum_of_squares::<NdArray>(input.clone()),
+            &<NdArray as Kernels>::sum_of_squares(input),
+        );
+        let half = NdArray::tensor(vec![0.5], [1]);
+        let half_weight = scaled::<NdArray>(weight.clone(), &half);
+        assert_close("scaled", &half_weight, &NdArray::scaled(weight.clone(), &half));
+
+        let step = AdamWStep {
+            learning_rate: 0.01,
+            beta_1: 0.9,
+            beta_2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.01,
+            time: 3,
+        };
+        let moments = || [tensor(4, [4, 9]), NdArray::float_abs(tensor(5, [4, 9]))];
+        let gradient = tensor(3, [4, 9]);
+        let (got, got_moments) =
+            adamw::<NdArray>(step, weight.clone(), gradient.clone(), moments());
+        let (expected, expected_moments) =
+            <NdArray as Kernels>::adamw(step, weight, gradient, moments());
+        assert_close("parameter", &got, &expected);
+        for (got, expected) in got_moments.iter().zip(&expected_moments) {
+            assert_close("moment", got, expected);
+        }
+    }
+}

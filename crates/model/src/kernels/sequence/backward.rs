@@ -1,0 +1,418 @@
+//! Back.
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::{Dimensions, Input, Saved, SavedPart, Share, gather_rows, steps_per_chunk};
+use crate::kernels::exchange::Exchange;
+use crate::kernels::parallel::{Piece, Team, for_each};
+use crate::kernels::product::{Blocks, Left, Packed, add_product};
+use crate::kernels::step::{Later, StepBackward};
+
+/// Gradients with respect to what went in.
+#[derive(Clone, Debug)]
+pub(crate) struct Gradients {
+    /// The input's.
+    pub(crate) input: InputGradients,
+    /// `[H, 4H]`.
+    pub(crate) weight: Vec<f32>,
+    /// `[B, H]`.
+    pub(crate) h: Vec<f32>,
+    /// `[B, H]`.
+    pub(crate) c: Vec<f32>,
+}
+
+/// The gradients of an [`Input`].
+#[derive(Clone, Debug)]
+pub(crate) enum InputGradients {
+    /// `[T, B, 4H]`.
+    Products(Vec<f32>),
+    /// As the input's.
+    Dense { x: Vec<f32>, weight: Vec<f32>, bias: Vec<f32> },
+    /// The table's, `[U, 4H]`.
+    Tokens(Vec<f32>),
+}
+
+/// What goes into [`backward`] beside what the forward pass kept: all as it was there.
+#[derive(Clone, Copy)]
+pub(crate) struct Arguments<'a> {
+    pub(crate) input: Input<'a>,
+    pub(crate) weight: &'a [f32],
+    pub(crate) h: &'a [f32],
+    pub(crate) c: &'a [f32],
+    /// What the forward pass returned, `[T, B, H]`.
+    pub(crate) outputs: &'a [f32],
+    /// The gradient with respect to that.
+    pub(crate) grad_outputs: &'a [f32],
+    /// The gradient with respect to the last cell state, `[B, H]`, if it has one.
+    pub(crate) grad_c: Option<&'a [f32]>,
+}
+
+/// Goes back through a layer.
+pub(crate) fn backward(
+    dimensions: Dimensions,
+    arguments: Arguments<'_>,
+    Saved(saved): Saved,
+) -> Gradients {
+    let Dimensions { steps, batch, hidden } = dimensions;
+    let mut packs: Vec<Piece> = saved.iter().map(|part| part.share.units).collect();
+    packs.dedup();
+    let packs = for_each(packs, dimensions.work(), |units| Weights::new(&arguments, hidden, units));
+    let parts = saved
+        .into_iter()
+        .zip(packs.iter().cycle())
+        .map(|(saved, weights)| Part::new(dimensions, arguments, weights, saved));
+    let arch = Arch::new();
+    let parts = if packs.len() == 1 {
+        for_each(parts.collect(), 3 * dimensions.work(), |mut part: Part<'_>| {
+            arch.dispatch(AllLanes(&mut part));
+            part
+        })
+    } else {
+        let mut parts: Vec<Part<'_>> = parts.collect();
+        for (index, part) in parts.iter_mut().enumerate() {
+            part.index = index;
+        }
+        let count = parts.len();
+        let exchange = Exchange::new(2 * count * batch * hidden);
+        // One more phase, for the gradient of the initial state.
+        let mut team = Team::new(parts);
+        team.run(steps + 1, dimensions.work(), |part, phase| {
+            arch.dispatch(OneStep { part, phase, count, exchange: &exchange });
+        });
+        for_each(team.into_parts(), dimensions.work(), |mut part| {
+            arch.dispatch(Accumulate { part: &mut part, range: Piece { start: 0, length: steps } });
+            part
+        })
+    };
+    join(dimensions, arguments.input, parts)
+}
+
+/// The transposed weights of some units.
+struct Weights {
+    /// `[4 · units, H]`.
+    recurrent: Packed,
+    /// `[4 · units, D]`, of an input of vectors.
+    input: Option<Packed>,
+}
+
+impl Weights {
+    fn new(arguments: &Arguments<'_>, hidden: usize, units: Piece) -> Self {
+        let transposed = |weight| Packed::transposed_units(weight, hidden, units);
+        let input = match arguments.input {
+            Input::Dense { weight, .. } => Some(transposed(weight)),
+            Input::Products(_) | Input::Tokens { .. } => None,
+        };
+        Self { recurrent: transposed(arguments.weight), input }
+    }
+}
+
+/// Some lanes and units on their way back.
+struct Part<'a> {
+    dimensions: Dimensions,
+    arguments: Arguments<'a>,
+    weights: &'a Weights,
+    share: Share,
+    index: usize,
+    /// The activated gates; behind each step, the gradients of their sums.
+    gates: Vec<f32>,
+    cells: Vec<f32>,
+    /// The initial cell state, `[n, units]`, as those below.
+    c: Vec<f32>,
+    grad_h: Vec<f32>,
+    grad_c: Vec<f32>,
+    /// What these units contribute to the gradient of all hidden states, `[n, H]`.
+    contribution: Vec<f32>,
+    sums: Sums,
+    room: Room,
+}
+
+/// The gradients of weights, `[rows, 4 · units]` each, and of vectors that were read.
+#[derive(Default)]
+struct Sums {
+    recurrent: Vec<f32>,
+    input: Vec<f32>,
+    bias: Vec<f32>,
+    /// `[T, n, D]`.
+    x: Vec<f32>,
+    table: Vec<f32>,
+}
+
+/// What a product over a chunk of steps needs.
+#[derive(Default)]
+struct Room {
+    factor: Vec<f32>,
+    packed: Packed,
+    blocks: Blocks,
+}
+
+impl<'a> Part<'a> {
+    fn new(
+        dimensions: Dimensions,
+        arguments: Arguments<'a>,
+        weights: &'a Weights,
+        SavedPart { share, gates, cells }: SavedPart,
+    ) -> Self {
+        let Dimensions { steps, hidden, .. } = dimensions;
+        let Share { lanes, units } = share;
+        let own = |from: &[f32]| -> Vec<f32> {
+            let rows = from[lanes.start * hidden..][..lanes.length * hidden].chunks_exact(hidden);
+            rows.flat_map(|row| row[units.start..][..units.length].to_vec()).collect()
+        };
+        let plane = lanes.length * units.length;
+        let mut sums = Sums { recurrent: vec![0.0; hidden * 4 * units.length], ..Sums::default() };
+        match arguments.input {
+            Input::Products(_) => {}
+            Input::Dense { x, weight, .. } => {
+                let depth = weight.len() / (4 * hidden);
+                sums.input = vec![0.0; depth * 4 * units.length];
+                sums.bias = vec![0.0; 4 * units.length];
+                sums.x = vec![0.0; steps * lanes.length * (x.len() / (steps * dimensions.batch))];
+            }
+            Input::Tokens { table, .. } => {
+                sums.table = vec![0.0; table.len() / hidden * units.length];
+            }
+        }
+        Self {
+            dimensions,
+            arguments,
+            weights,
+            share,
+            index: 0,
+            gates,
+            cells,
+            c: own(arguments.c),
+            grad_h: vec![0.0; plane],
+            grad_c: arguments.grad_c.map_or_else(|| vec![0.0; plane], own),
+            contribution: vec![0.0; lanes.length * hidden],
+            sums,
+            room: Room::default(),
+        }
+    }
+
+    /// Goes a step back, with all that flows into the hidden states but from `later` in `grad_h`;
+    /// where the part has all units, that is the gradient of its outputs.
+    #[inline(always)]
+    fn step<S: Simd>(&mut self, simd: S, step: usize, with_later: bool) {
+        let Share { lanes, .. } = self.share;
+        let Dimensions { steps, batch, hidden } = self.dimensions;
+        let plane = self.grad_c.len();
+        let (gates, later) = self.gates.split_at_mut((step + 1) * 4 * plane);
+        let later = (with_later && step + 1 < steps)
+            .then(|| Later { gates: &later[..4 * plane], weight: &self.weights.recurrent });
+        let grad_outputs = &self.arguments.grad_outputs[(step * batch + lanes.start) * hidden..];
+        StepBackward {
+            later,
+            gates: &mut gates[step * 4 * plane..],
+            cells: &self.cells[step * plane..][..plane],
+            earlier: match step {
+                0 => &self.c,
+                _ => &self.cells[(step - 1) * plane..][..plane],
+            },
+            grad_h: if with_later { &grad_outputs[..plane] } else { &self.grad_h },
+            grad_c: &mut self.grad_c,
+        }
+        .run(simd, lanes.length);
+    }
+
+    /// Multiplies the gradients of a step's gates with the transposed weight.
+    #[inline(always)]
+    fn contribute<S: Simd>(&mut self, simd: S, step: usize) {
+        let units = self.share.units.length;
+        let row = 4 * self.grad_c.len();
+        let left = Left::Plain { numbers: &self.gates[step * row..][..row], stride: 4 * units };
+        self.contribution.fill(0.0);
+        let (weight, blocks) = (&self.weights.recurrent, &mut self.room.blocks);
+        add_product(simd, left, weight, &mut self.contribution, blocks);
+    }
+
+    /// Adds what a range of steps contributes to the gradients of weights and inputs.
+    #[inline(always)]
+    fn accumulate<S: Simd>(&mut self, simd: S, range: Piece) {
+        let Share { lanes, units } = self.share;
+        let Self { dimensions, arguments, sums, room, .. } = self;
+        let width = 4 * units.length;
+        let all_rows = lanes.length * range.start;
+        let rows = lanes.length * range.length;
+        let grads = &self.gates[all_rows * width..][..rows * width];
+        let Room { factor, packed, blocks } = room;
+        packed.pack(grads, width);
+        factor.clear();
+        let outputs = match range.start {
+            0 => {
+                gather_rows(
+                    factor,
+                    arguments.h,
+                    Dimensions { steps: 1, ..*dimensions },
+                    lanes,
+                    Piece { start: 0, length: 1 },
+                );
+                Piece { start: 0, length: range.length - 1 }
+            }
+            start => Piece { start: start - 1, length: range.length },
+        };
+        gather_rows(factor, arguments.outputs, *dimensions, lanes, outputs);
+        let left = Left::Transposed { numbers: factor, stride: dimensions.hidden };
+        add_product(simd, left, packed, &mut sums.recurrent, blocks);
+        match arguments.input {
+            Input::Products(_) => {}
+            Input::Tokens { distinct, .. } => {
+                let tokens = distinct.indices().chunks_exact(dimensions.batch);
+                let indices = tokens
+                    .skip(range.start)
+                    .take(range.length)
+                    .flat_map(|step| &step[lanes.start..][..lanes.length]);
+                for (&index, grad) in indices.zip(grads.chunks_exact(width)) {
+                    add(&mut sums.table[index as usize * width..][..width], grad);
+                }
+            }
+            Input::Dense { x, .. } => {
+                factor.clear();
+                gather_rows(factor, x, *dimensions, lanes, range);
+                let d_input = factor.len() / rows;
+                let left = Left::Transposed { numbers: factor, stride: d_input };
+                add_product(simd, left, packed, &mut sums.input, blocks);
+                grads.chunks_exact(width).for_each(|row| add(&mut sums.bias, row));
+                let left = Left::Plain { numbers: grads, stride: width };
+                let weight = self.weights.input.as_ref().expect("it was packed");
+                let x = &mut sums.x[all_rows * d_input..][..rows * d_input];
+                add_product(simd, left, weight, x, blocks);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn add(to: &mut [f32], from: &[f32]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to += from;
+    }
+}
+
+/// Takes lanes with all units back through all steps.
+struct AllLanes<'a, 'b>(&'a mut Part<'b>);
+
+impl WithSimd for AllLanes<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self(part) = self;
+        let steps = part.dimensions.steps;
+        let mut end = steps;
+        for step in (0..steps).rev() {
+            part.step(simd, step, true);
+            if step == 0 || end - step == steps_per_chunk(part.share.lanes.length) {
+                part.accumulate(simd, Piece { start: step, length: end - step });
+                end = step;
+            }
+        }
+        part.contribute(simd, 0);
+        part.grad_h.copy_from_slice(&part.contribution);
+    }
+}
+
+/// Takes some units of all lanes a step back.
+struct OneStep<'a, 'b> {
+    part: &'a mut Part<'b>,
+    phase: usize,
+    /// How many parts there are.
+    count: usize,
+    /// Where the parts hand each other their contributions.
+    exchange: &'a Exchange,
+}
+
+impl WithSimd for OneStep<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { part, phase, count, exchange } = self;
+        let Dimensions { steps, batch, hidden } = part.dimensions;
+        let units = part.share.units;
+        let slot = |phase: usize, part: usize| (phase % 2 * count + part) * batch * hidden;
+        for (lane, grad_h) in part.grad_h.chunks_exact_mut(units.length).enumerate() {
+            let place = lane * hidden + units.start;
+            if phase < steps {
+                let step = (steps - 1 - phase) * batch * hidden;
+                let grad = &part.arguments.grad_outputs[step + place..][..units.length];
+                grad_h.copy_from_slice(grad);
+            } else {
+                grad_h.fill(0.0);
+            }
+            if phase > 0 {
+                (0..count).for_each(|part| exchange.add_to(slot(phase, part) + place, grad_h));
+            }
+        }
+        if phase < steps {
+            let step = steps - 1 - phase;
+            part.step(simd, step, false);
+            part.contribute(simd, step);
+            exchange.write(slot(phase + 1, part.index), &part.contribution);
+        }
+    }
+}
+
+struct Accumulate<'a, 'b> {
+    part: &'a mut Part<'b>,
+    range: Piece,
+}
+
+impl WithSimd for Accumulate<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let chunk = steps_per_chunk(self.part.share.lanes.length);
+        for Piece { start, length } in Piece::all(self.range.length, chunk) {
+            self.part.accumulate(simd, Piece { start: self.range.start + start, length });
+        }
+    }
+}
+
+/// Puts the gradients of all parts together.
+fn join(dimensions: Dimensions, input: Input<'_>, parts: Vec<Part<'_>>) -> Gradients {
+    let Dimensions { steps, batch, hidden } = dimensions;
+    let rows = steps * batch;
+    let zeros = |like: &[f32]| vec![0.0; like.len()];
+    let mut all = Gradients {
+        input: match input {
+            Input::Products(products) => InputGradients::Products(zeros(products)),
+            Input::Dense { x, weight, bias } => {
+                InputGradients::Dense { x: zeros(x), weight: zeros(weight), bias: zeros(bias) }
+            }
+            Input::Tokens { table, .. } => InputGradients::Tokens(zeros(table)),
+        },
+        weight: vec![0.0; hidden * 4 * hidden],
+        h: vec![0.0; batch * hidden],
+        c: vec![0.0; batch * hidden],
+    };
+    for Part { share, gates, grad_h, grad_c, sums, .. } in parts {
+        let Share { lanes, units } = share;
+        // [R, 4 · units] or [R, units] into [R, 4H] or [R, H].
+        let add_units = |to: &mut [f32], from: &[f32]| {
+            let blocks = to.chunks_exact_mut(hidden).zip(from.chunks_exact(units.length));
+            blocks.for_each(|(to, from)| add(&mut to[units.start..][..units.length], from));
+        };
+        add_units(&mut all.weight, &sums.recurrent);
+        add_units(&mut all.h[lanes.start * hidden..], &grad_h);
+        add_units(&mut all.c[lanes.start * hidden..], &grad_c);
+        match &mut all.input {
+            InputGradients::Products(products) => {
+                let width = products.len() / rows;
+                let to = products.chunks_exact_mut(batch * width);
+                let from = gates.chunks_exact(lanes.length * 4 * units.length);
+                to.zip(from).for_each(|(to, from)| add_units(&mut to[lanes.start * width..], from));
+            }
+            InputGradients::Dense { x, weight, bias } => {
+                let width = x.len() / rows;
+                let to = x.chunks_exact_mut(batch * width);
+                let from = sums.x.chunks_exact(lanes.length * width);
+                to.zip(from).for_each(|(to, from)| add(&mut to[lanes.start * width..], from));
+                add_units(weight, &sums.input);
+                add_units(bias, &sums.bias);
+            }
+            InputGradients::Tokens(table) => add_units(table, &sums.table),
+        }
+    }
+    all
+}

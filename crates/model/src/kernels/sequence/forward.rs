@@ -1,0 +1,277 @@
+//! Forward.
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::{
+    Dimensions, Input, Saved, SavedPart, Share, gather_rows, gather_units, steps_per_chunk,
+};
+use crate::kernels::exchange::Exchange;
+use crate::kernels::parallel::{Piece, Team, for_each};
+use crate::kernels::product::{Blocks, Left, Packed, add_product};
+use crate::kernels::step::{GatePanels, StepForward};
+
+/// What comes out of a layer.
+#[derive(Clone, Debug)]
+pub(crate) struct Forward {
+    /// The hidden states of every step, `[T, B, H]`.
+    pub(crate) outputs: Vec<f32>,
+    /// The cell states behind the last step, `[B, H]`.
+    pub(crate) c: Vec<f32>,
+    /// What the backward pass needs, if it was asked for.
+    pub(crate) saved: Option<Saved>,
+}
+
+/// Runs a layer. `weight` is `[H, 4H]`; `h` and `c` are `[B, H]`. What the backward pass needs is
+/// kept only on demand, `keep`.
+pub(crate) fn forward(
+    dimensions: Dimensions,
+    input: Input<'_>,
+    weight: &[f32],
+    h: &[f32],
+    c: &[f32],
+    keep: bool,
+) -> Forward {
+    let Dimensions { steps, batch, hidden } = dimensions;
+    let shares = dimensions.shares();
+    let mut outputs = vec![0.0; steps * batch * hidden];
+    let slices = divide(&mut outputs, dimensions, &shares);
+    let mut packs: Vec<Piece> = shares.iter().map(|share| share.units).collect();
+    packs.dedup();
+    let packs =
+        for_each(packs, dimensions.work(), |units| Weights::new(input, weight, hidden, units));
+    let parts =
+        shares.iter().zip(slices).zip(packs.iter().cycle()).map(|((&share, outputs), weights)| {
+            Part::new(dimensions, input, share, weights, h, c, outputs, keep)
+        });
+    let arch = Arch::new();
+    let parts = if packs.len() == 1 {
+        for_each(parts.collect(), dimensions.work(), |mut part: Part<'_>| {
+            for step in 0..steps {
+                arch.dispatch(OneStep { part: &mut part, step, exchange: None });
+            }
+            part
+        })
+    } else {
+        let mut team = Team::new(parts.collect::<Vec<Part<'_>>>());
+        let exchange = Exchange::new(2 * batch * hidden);
+        team.run(steps, dimensions.work(), |part, step| {
+            arch.dispatch(OneStep { part, step, exchange: Some(&exchange) });
+        });
+        team.into_parts()
+    };
+    let mut last_c = vec![0.0; batch * hidden];
+    let mut saved = Vec::with_capacity(parts.len());
+    for Part { share, gates, cells, c, .. } in parts {
+        let Share { lanes, units } = share;
+        let rows = last_c[lanes.start * hidden..].chunks_exact_mut(hidden);
+        for (to, from) in rows.zip(c.chunks_exact(units.length)) {
+            to[units.start..][..units.length].copy_from_slice(from);
+        }
+        saved.push(SavedPart { share, gates, cells });
+    }
+    Forward { outputs, c: last_c, saved: keep.then_some(Saved(saved)) }
+}
+
+/// The rows of outputs that each part writes, step by step and lane by lane.
+fn divide<'a>(
+    outputs: &'a mut [f32],
+    Dimensions { steps, batch, hidden }: Dimensions,
+    shares: &[Share],
+) -> Vec<Vec<&'a mut [f32]>> {
+    let mut slices: Vec<Vec<&mut [f32]>> =
+        shares.iter().map(|share| Vec::with_capacity(steps * share.lanes.length)).collect();
+    for (index, mut row) in outputs.chunks_exact_mut(hidden).enumerate() {
+        let lane = index % batch;
+        for (Share { lanes, units }, slices) in shares.iter().zip(&mut slices) {
+            if (lanes.start..lanes.start + lanes.length).contains(&lane) {
+                let (own, others) = row.split_at_mut(units.length);
+                slices.push(own);
+                row = others;
+            }
+        }
+    }
+    slices
+}
+
+/// The weights of some units.
+struct Weights {
+    recurrent: GatePanels,
+    /// Of an input of vectors, and the bias.
+    input: Option<(Packed, Vec<f32>)>,
+}
+
+impl Weights {
+    fn new(input: Input<'_>, recurrent: &[f32], hidden: usize, units: Piece) -> Self {
+        let input = match input {
+            Input::Dense { weight, bias, .. } => {
+                let weight = gather_units(weight, hidden, units);
+                let packed = Packed::new(&weight, 4 * units.length);
+                Some((packed, gather_units(bias, hidden, units)))
+            }
+            Input::Products(_) | Input::Tokens { .. } => None,
+        };
+        Self { recurrent: GatePanels::new(recurrent, hidden, units), input }
+    }
+}
+
+/// Some lanes and units on their way forward.
+struct Part<'a> {
+    dimensions: Dimensions,
+    input: Input<'a>,
+    share: Share,
+    weights: &'a Weights,
+    /// The hidden states of all units behind the step before, `[n, H]`.
+    h: Vec<f32>,
+    /// The units' behind the step, `[n, units]`.
+    h_next: Vec<f32>,
+    /// The cell states, `[n, units]`.
+    c: Vec<f32>,
+    /// Of all steps where they are kept, or else of the latest ones.
+    gates: Vec<f32>,
+    cells: Vec<f32>,
+    keep: bool,
+    outputs: Vec<&'a mut [f32]>,
+    x: Vec<f32>,
+    blocks: Blocks,
+}
+
+impl<'a> Part<'a> {
+    #[expect(clippy::too_many_arguments, reason = "it is called at one place, which has them all")]
+    fn new(
+        dimensions: Dimensions,
+        input: Input<'a>,
+        share: Share,
+        weights: &'a Weights,
+        h: &[f32],
+        c: &[f32],
+        outputs: Vec<&'a mut [f32]>,
+        keep: bool,
+    ) -> Self {
+        let (hidden, Share { lanes, units }) = (dimensions.hidden, share);
+        let rows = |from: &[f32]| from[lanes.start * hidden..][..lanes.length * hidden].to_vec();
+        let own = |row: &[f32]| row[units.start..][..units.length].to_vec();
+        let kept_steps = match keep {
+            true => dimensions.steps,
+            false => steps_per_chunk(lanes.length).min(dimensions.steps),
+        };
+        let numbers = kept_steps * lanes.length * units.length;
+        Self {
+            dimensions,
+            input,
+            share,
+            weights,
+            h: rows(h),
+            h_next: vec![0.0; lanes.length * units.length],
+            c: rows(c).chunks_exact(hidden).flat_map(own).collect(),
+            gates: Vec::with_capacity(4 * numbers),
+            cells: Vec::with_capacity(if keep { numbers } else { 0 }),
+            keep,
+            outputs,
+            x: Vec::new(),
+            blocks: Blocks::default(),
+        }
+    }
+
+    /// Begins the gates of the next steps with the input's share; says of how many.
+    #[inline(always)]
+    fn begin_gates<S: Simd>(&mut self, simd: S, step: usize) {
+        let Dimensions { steps, batch, hidden } = self.dimensions;
+        let Share { lanes, units } = self.share;
+        let chunk = steps_per_chunk(lanes.length);
+        let count = match self.input {
+            // What is only copied is best copied when it is needed.
+            Input::Products(_) | Input::Tokens { .. } => 1,
+            Input::Dense { .. } if step % chunk == 0 => chunk.min(steps - step),
+            Input::Dense { .. } => return,
+        };
+        if !self.keep {
+            self.gates.clear();
+        }
+        let mut copy = |row: &[f32]| {
+            for block in row.chunks_exact(hidden) {
+                self.gates.extend_from_slice(&block[units.start..][..units.length]);
+            }
+        };
+        let width = 4 * hidden;
+        match self.input {
+            Input::Products(products) => {
+                let rows = &products[(step * batch + lanes.start) * width..];
+                rows[..lanes.length * width].chunks_exact(width).for_each(copy);
+            }
+            Input::Tokens { distinct, table } => {
+                let indices = &distinct.indices()[step * batch + lanes.start..][..lanes.length];
+                indices.iter().for_each(|&index| copy(&table[index as usize * width..][..width]));
+            }
+            Input::Dense { x, .. } => {
+                let (weight, bias) = self.weights.input.as_ref().expect("they were packed");
+                self.x.clear();
+                let range = Piece { start: step, length: count };
+                gather_rows(&mut self.x, x, self.dimensions, lanes, range);
+                let rows = count * lanes.length;
+                let begun = self.gates.len();
+                (0..rows).for_each(|_| self.gates.extend_from_slice(bias));
+                let left = Left::Plain { numbers: &self.x, stride: self.x.len() / rows };
+                add_product(simd, left, weight, &mut self.gates[begun..], &mut self.blocks);
+            }
+        }
+    }
+
+    /// Where the gates of a step stand.
+    fn gates_of(&self, step: usize) -> usize {
+        let row = 4 * self.c.len();
+        match (self.keep, self.input) {
+            (true, _) => step * row,
+            (false, Input::Dense { .. }) => step % steps_per_chunk(self.share.lanes.length) * row,
+            (false, _) => 0,
+        }
+    }
+}
+
+struct OneStep<'a, 'b> {
+    part: &'a mut Part<'b>,
+    step: usize,
+    /// Where the parts hand each other their hidden states, where they have only some units.
+    exchange: Option<&'a Exchange>,
+}
+
+impl WithSimd for OneStep<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { part, step, exchange } = self;
+        let Dimensions { batch, hidden, .. } = part.dimensions;
+        let Share { lanes, units } = part.share;
+        part.begin_gates(simd, step);
+        let plane = batch * hidden;
+        if let (Some(exchange), 1..) = (exchange, step) {
+            exchange.read(step % 2 * plane, &mut part.h);
+        }
+        let first = part.gates_of(step);
+        let count = 4 * part.c.len();
+        StepForward {
+            weight: &part.weights.recurrent,
+            h: &part.h,
+            gates: &mut part.gates[first..][..count],
+            c: &mut part.c,
+            h_next: &mut part.h_next,
+            reversed: step % 2 == 1,
+        }
+        .run(simd);
+        if part.keep {
+            part.cells.extend_from_slice(&part.c);
+        }
+        let rows = part.h_next.chunks_exact(units.length);
+        for (lane, (to, from)) in
+            part.outputs[step * lanes.length..].iter_mut().zip(rows).enumerate()
+        {
+            to.copy_from_slice(from);
+            if let Some(exchange) = exchange {
+                exchange.write((step + 1) % 2 * plane + lane * hidden + units.start, from);
+            }
+        }
+        if exchange.is_none() {
+            std::mem::swap(&mut part.h, &mut part.h_next);
+        }
+    }
+}
