@@ -119,24 +119,26 @@ impl<B: Kernels, C: CheckpointStrategy> LstmOps for Autodiff<B, C> {
     }
 }
 
+type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
+
 /// A layer forward, as a node whose parents are these tensors: its outputs and, as a node that
 /// hangs on them, its last cell state.
 fn track_layer<B: Kernels, C: CheckpointStrategy, const N: usize>(
-    parents: [FloatTensor<Autodiff<B, C>>; N],
+    parents: [Tracked<B, C>; N],
     input: LayerInput<B>,
     recurrence: Recurrence<B>,
-) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<Autodiff<B, C>>) {
+) -> (Tracked<B, C>, Tracked<B, C>) {
     let parents = parents.map(|parent| parent.node());
     match LstmLayer.prepare::<C>(parents).compute_bound().stateful() {
         OpsKind::Tracked(prep) => {
             let layer = B::layer(input, recurrence, true);
             let grad_c = LastCellGradient::<B>::default();
-            let outputs_shape = layer.outputs.clone();
+            let for_shape = layer.outputs.clone();
             let back = layer.back.expect("it was asked for");
             let outputs = prep.finish((back, grad_c.clone()), layer.outputs);
             match LastCell.prepare::<C>([outputs.node()]).compute_bound().stateful() {
                 OpsKind::Tracked(prep) => {
-                    let c = prep.finish((grad_c, outputs_shape), layer.c);
+                    let c = prep.finish((grad_c, for_shape), layer.c);
                     (outputs, c)
                 }
                 OpsKind::UnTracked(_) => unreachable!("the outputs are tracked"),

@@ -318,7 +318,8 @@ impl<const HIGH: usize, const WIDE: usize> WithSimd for RowsTile<'_, HIGH, WIDE>
         for (index, row) in rows.iter_mut().enumerate() {
             *row = &numbers[index * stride..][..panel.len()];
         }
-        let sums: [[S::f32s; WIDE]; HIGH] = multiply_rows(simd, rows, panel, place.part);
+        let zeros = [[simd.splat_f32s(0.0); WIDE]; HIGH];
+        let sums = multiply_rows(simd, zeros, rows, panel, place.part);
         put_down(simd, sums, place, to);
     }
 }
@@ -367,20 +368,21 @@ fn put_down<S: Simd, const HIGH: usize, const WIDE: usize>(
     }
 }
 
-/// The product of rows with `WIDE` vectors of a panel, a tile in registers. One or two rows have too
-/// few sums to keep the pipelines busy: they have four of each.
+/// Adds the product of rows with `WIDE` vectors of a panel to a tile in registers. One or two rows
+/// have too few sums to keep the pipelines busy: they have four of each.
 #[inline(always)]
 pub(super) fn multiply_rows<S: Simd, const HIGH: usize, const WIDE: usize>(
     simd: S,
+    mut sums: [[S::f32s; WIDE]; HIGH],
     rows: [&[f32]; HIGH],
     panel: &[PanelRow],
     part: usize,
 ) -> [[S::f32s; WIDE]; HIGH] {
-    let mut sums = [[simd.splat_f32s(0.0); WIDE]; HIGH];
     let mut first = 0;
     if HIGH <= 2 {
         // Variables and not an array of arrays, which the compiler keeps in memory.
-        let (mut second, mut third, mut fourth) = (sums, sums, sums);
+        let zeros = [[simd.splat_f32s(0.0); WIDE]; HIGH];
+        let (mut second, mut third, mut fourth) = (zeros, zeros, zeros);
         let (panels, _) = panel.as_chunks::<4>();
         let mut quads = [rows[0].as_chunks::<4>().0; HIGH];
         for (quads, row) in quads.iter_mut().zip(rows) {

@@ -342,6 +342,9 @@ impl StepBackward<'_> {
     }
 }
 
+/// Into how many portions a product is cut to call for numbers in between.
+const PORTIONS: usize = 4;
+
 /// Two vectors of units in `ROWS` lanes, from the first on.
 struct TileBackward<'a, const ROWS: usize> {
     /// The gradients of the gates one step later, and their weights for these units.
@@ -364,21 +367,25 @@ impl<const ROWS: usize> WithSimd for TileBackward<'_, ROWS> {
         let Place { first, width, part } = place;
         let mut sums = [[simd.splat_f32s(0.0); 2]; ROWS];
         if let Some((later, panel)) = later {
-            for row in 0..ROWS {
-                // They come from far while the product is being formed.
-                let at = row * units + first;
-                for gate in 0..4 {
-                    prefetch(&gates[(4 * row + gate) * units + first..][..width]);
+            // What becomes of the sums comes from far. It is called for while they are being formed,
+            // a few lines at a time: the memory keeps no long list of calls.
+            let chunk = panel.len().div_ceil(PORTIONS);
+            for (portion, panel) in panel.chunks(chunk).enumerate() {
+                for row in (0..ROWS).skip(portion).step_by(PORTIONS) {
+                    for gate in 0..4 {
+                        prefetch(&gates[(4 * row + gate) * units + first..][..width]);
+                    }
+                    for numbers in [cells, earlier, grad_h] {
+                        prefetch(&numbers[row * units + first..][..width]);
+                    }
                 }
-                for numbers in [cells, earlier, grad_h] {
-                    prefetch(&numbers[at..][..width]);
+                let depth = 4 * units;
+                let mut rows = [&later[..0]; ROWS];
+                for (index, row) in rows.iter_mut().enumerate() {
+                    *row = &later[index * depth + portion * chunk..][..panel.len()];
                 }
+                sums = multiply_rows(simd, sums, rows, panel, part);
             }
-            let mut rows = [&later[..0]; ROWS];
-            for (index, row) in rows.iter_mut().enumerate() {
-                *row = &later[index * panel.len()..][..panel.len()];
-            }
-            sums = multiply_rows(simd, rows, panel, part);
         }
         for (row, sums) in sums.into_iter().enumerate() {
             for (index, sum) in sums.into_iter().enumerate() {

@@ -181,7 +181,7 @@ impl<'a> Part<'a> {
         let count = match self.input {
             // What is only copied is best copied when it is needed.
             Input::Products(_) | Input::Tokens { .. } => 1,
-            Input::Dense { .. } if step % chunk == 0 => chunk.min(steps - step),
+            Input::Dense { .. } if step.is_multiple_of(chunk) => chunk.min(steps - step),
             Input::Dense { .. } => return,
         };
         if !self.keep {
