@@ -45,14 +45,21 @@ fn at_most<S: Simd>(simd: S, limit: f32, x: S::f32s) -> S::f32s {
     }
 }
 
+/// The larger of two; x where x is no number.
+#[inline(always)]
+pub(super) fn at_least<S: Simd>(simd: S, limit: f32, x: S::f32s) -> S::f32s {
+    let limit = simd.splat_f32s(limit);
+    match S::IS_SCALAR {
+        true => simd.select_f32s(simd.less_than_f32s(x, limit), limit, x),
+        false => simd.max_f32s(limit, x),
+    }
+}
+
 /// 1 / (1 + e⁻ˣ), to 4 ulp.
 #[inline(always)]
 pub(super) fn sigmoid<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let one = simd.splat_f32s(1.0);
-    let minus = at_most(simd, 87.0, simd.neg_f32s(x));
-    // From below by a comparison, which lets what is no number pass.
-    let low = simd.splat_f32s(-87.0);
-    let minus = simd.select_f32s(simd.less_than_f32s(minus, low), low, minus);
+    let minus = at_most(simd, 87.0, at_least(simd, -87.0, simd.neg_f32s(x)));
     simd.div_f32s(one, simd.add_f32s(one, exp(simd, minus)))
 }
 

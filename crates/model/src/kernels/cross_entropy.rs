@@ -6,8 +6,11 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::activation::exp;
-use super::matrix::{Matrix, multiply};
-use super::parallel::{for_each, piece_length};
+use super::outer::add_outer;
+use super::packing::Packed;
+use super::parallel::{Piece, for_each, piece_length};
+use super::product::add_product;
+use super::rows::Rows;
 
 /// What goes in.
 #[derive(Clone, Copy)]
@@ -33,23 +36,16 @@ pub(crate) struct Gradients {
     pub(crate) bias: Vec<f32>,
 }
 
-/// Rows whose logits exist at the same time.
-const ROWS: usize = 4096;
-
 /// The mean negative log-likelihood of the targets, in nats.
 ///
 /// # Panics
 ///
 /// Where a target is not below the vocabulary.
 pub(crate) fn loss(arguments: Arguments<'_>) -> f32 {
-    let Arguments { input, weight, bias, targets } = arguments;
-    let hidden = input.len() / targets.len();
-    let mut sum = 0.0;
-    for (input, targets) in input.chunks(ROWS * hidden).zip(targets.chunks(ROWS)) {
-        let mut logits = logits(input, weight, bias, targets.len());
-        sum += soften(&mut logits, targets, bias.len(), None);
-    }
-    (sum / targets.len() as f64) as f32
+    let head = Packed::new(arguments.weight, arguments.bias.len());
+    let parts = arguments.parts(&head, None, &mut []);
+    let losses: Vec<Vec<f32>> = run(parts).into_iter().map(|part| part.losses).collect();
+    mean(&losses)
 }
 
 /// The same and its gradients.
@@ -58,63 +54,136 @@ pub(crate) fn loss(arguments: Arguments<'_>) -> f32 {
 ///
 /// Where a target is not below the vocabulary.
 pub(crate) fn loss_and_gradients(arguments: Arguments<'_>) -> (f32, Gradients) {
-    let Arguments { input, weight, bias, targets } = arguments;
-    let (count, vocabulary) = (targets.len(), bias.len());
-    let hidden = input.len() / count;
-    let mut gradients = Gradients {
-        input: vec![0.0; input.len()],
-        weight: vec![0.0; weight.len()],
-        bias: vec![0.0; vocabulary],
-    };
-    let mut sum = 0.0;
-    let parts = input
-        .chunks(ROWS * hidden)
-        .zip(targets.chunks(ROWS))
-        .zip(gradients.input.chunks_mut(ROWS * hidden));
-    for ((input, targets), grad_input) in parts {
-        let mut logits = logits(input, weight, bias, targets.len());
-        sum += soften(&mut logits, targets, vocabulary, Some(1.0 / count as f32));
-        for row in logits.chunks_exact(vocabulary) {
-            for (sum, grad) in gradients.bias.iter_mut().zip(row) {
-                *sum += grad;
+    let Arguments { input, weight, bias, .. } = arguments;
+    let head = Packed::new(weight, bias.len());
+    let mut way_back = Packed::default();
+    way_back.pack_transposed(weight, bias.len(), bias.len());
+    let mut grad_input = vec![0.0; input.len()];
+    let mut parts = run(arguments.parts(&head, Some(&way_back), &mut grad_input));
+    let losses: Vec<Vec<f32>> =
+        parts.iter_mut().map(|part| std::mem::take(&mut part.losses)).collect();
+    let mut parts = parts.into_iter().map(|part| (part.grad_weight, part.grad_bias));
+    let (mut weight, mut bias) = parts.next().expect("there are rows");
+    for (of_weight, of_bias) in parts {
+        weight.iter_mut().zip(of_weight).for_each(|(sum, grad)| *sum += grad);
+        bias.iter_mut().zip(of_bias).for_each(|(sum, grad)| *sum += grad);
+    }
+    (mean(&losses), Gradients { input: grad_input, weight, bias })
+}
+
+/// The mean of the losses of all rows, added in their order: its bits do not depend on the threads.
+fn mean(losses: &[Vec<f32>]) -> f32 {
+    let count: usize = losses.iter().map(Vec::len).sum();
+    let sum: f64 = losses.iter().flatten().map(|&loss| f64::from(loss)).sum();
+    (sum / count as f64) as f32
+}
+
+fn run(parts: (Vec<Part<'_>>, usize)) -> Vec<Part<'_>> {
+    let arch = Arch::new();
+    let (parts, work) = parts;
+    for_each(parts, work, |mut part| {
+        arch.dispatch(All(&mut part));
+        part
+    })
+}
+
+impl<'a> Arguments<'a> {
+    /// Divides the rows over the threads; with the work to be done. With a way back, the gradients
+    /// of the input have their places in `grad_input`.
+    fn parts(
+        self,
+        head: &'a Packed,
+        way_back: Option<&'a Packed>,
+        grad_input: &'a mut [f32],
+    ) -> (Vec<Part<'a>>, usize) {
+        let Self { input, weight, bias, targets } = self;
+        for &target in targets {
+            assert!(
+                (target as usize) < bias.len(),
+                "target {target} is not below the vocabulary's {}",
+                bias.len()
+            );
+        }
+        let (count, hidden) = (targets.len(), input.len() / targets.len());
+        // An exponential is worth some twenty elementary operations.
+        let products = if way_back.is_some() { 3 } else { 1 };
+        let work = count * bias.len() * (20 + products * hidden);
+        let rows = piece_length(count, work);
+        let mut grad_inputs = grad_input.chunks_mut(rows * hidden);
+        let part = |(targets, input): (&'a [u32], &'a [f32])| Part {
+            head,
+            bias,
+            input,
+            targets,
+            way_back: way_back.zip(grad_inputs.next()).map(|(weight, grad_input)| WayBack {
+                weight,
+                grad_input,
+                scale: 1.0 / count as f32,
+            }),
+            losses: Vec::with_capacity(targets.len()),
+            grad_weight: vec![0.0; if way_back.is_some() { weight.len() } else { 0 }],
+            grad_bias: vec![0.0; bias.len()],
+        };
+        (targets.chunks(rows).zip(input.chunks(rows * hidden)).map(part).collect(), work)
+    }
+}
+
+/// Some rows.
+struct Part<'a> {
+    head: &'a Packed,
+    bias: &'a [f32],
+    input: &'a [f32],
+    targets: &'a [u32],
+    way_back: Option<WayBack<'a>>,
+    losses: Vec<f32>,
+    /// What these rows contribute.
+    grad_weight: Vec<f32>,
+    grad_bias: Vec<f32>,
+}
+
+/// What the gradients of some rows need.
+struct WayBack<'a> {
+    /// The transposed weight, `[V, H]`.
+    weight: &'a Packed,
+    grad_input: &'a mut [f32],
+    /// What a row's loss counts in the mean.
+    scale: f32,
+}
+
+/// Takes all rows of a part through, a few at a time, whose logits stay near.
+struct All<'a, 'b>(&'a mut Part<'b>);
+
+impl WithSimd for All<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        const ROWS: usize = 128;
+        let Part { head, bias, input, targets, way_back, losses, grad_weight, grad_bias } = self.0;
+        let (vocabulary, hidden) = (bias.len(), input.len() / targets.len());
+        let mut logits = Vec::with_capacity(ROWS.min(targets.len()) * vocabulary);
+        for rows in Piece::all(targets.len(), ROWS) {
+            let input = &input[rows.start * hidden..][..rows.length * hidden];
+            let input = Rows::new(input, hidden);
+            logits.clear();
+            (0..rows.length).for_each(|_| logits.extend_from_slice(bias));
+            add_product(simd, input, head, &mut logits);
+            let scale = way_back.as_ref().map(|way_back| way_back.scale);
+            let targets = &targets[rows.start..][..rows.length];
+            for (row, &target) in logits.chunks_exact_mut(vocabulary).zip(targets) {
+                losses.push(soften_row(simd, row, target as usize, scale));
+            }
+            if let Some(WayBack { weight, grad_input, .. }) = way_back {
+                for row in logits.chunks_exact(vocabulary) {
+                    grad_bias.iter_mut().zip(row).for_each(|(sum, grad)| *sum += grad);
+                }
+                let grads = Rows::new(&logits, vocabulary);
+                let grad_input = &mut grad_input[rows.start * hidden..][..rows.length * hidden];
+                add_product(simd, grads, weight, grad_input);
+                add_outer(simd, input, grads, grad_weight);
             }
         }
-        let logits = Matrix::new(&logits, vocabulary);
-        multiply(grad_input, logits, Matrix::new(weight, vocabulary).transpose());
-        let input = Matrix::new(input, hidden);
-        multiply(&mut gradients.weight, input.transpose(), logits);
     }
-    ((sum / count as f64) as f32, gradients)
-}
-
-fn logits(input: &[f32], weight: &[f32], bias: &[f32], count: usize) -> Vec<f32> {
-    let mut logits = bias.repeat(count);
-    let hidden = input.len() / count;
-    multiply(&mut logits, Matrix::new(input, hidden), Matrix::new(weight, bias.len()));
-    logits
-}
-
-/// The sum of the negative log-likelihoods of the targets. With a scale, the logits turn into
-/// their gradients times that.
-fn soften(logits: &mut [f32], targets: &[u32], vocabulary: usize, scale: Option<f32>) -> f64 {
-    for &target in targets {
-        assert!(
-            (target as usize) < vocabulary,
-            "target {target} is not below the vocabulary's {vocabulary}"
-        );
-    }
-    // An exponential is worth some twenty elementary operations.
-    let work = 20 * logits.len();
-    let rows = piece_length(targets.len(), work);
-    let pieces = logits
-        .chunks_mut(rows * vocabulary)
-        .zip(targets.chunks(rows))
-        .map(|(logits, targets)| Softmax { logits, targets, vocabulary, scale })
-        .collect();
-    let arch = Arch::new();
-    // The sums of the rows are added in their order: the bits do not depend on the threads.
-    let losses: Vec<Vec<f32>> = for_each(pieces, work, |piece| arch.dispatch(piece));
-    losses.iter().flatten().map(|&loss| f64::from(loss)).sum()
 }
 
 /// e to the power of every logit's distance from the highest over the temperature; returns the sum.
@@ -141,27 +210,7 @@ impl WithSimd for Weigh<'_> {
     }
 }
 
-struct Softmax<'a> {
-    logits: &'a mut [f32],
-    targets: &'a [u32],
-    vocabulary: usize,
-    scale: Option<f32>,
-}
-
-impl WithSimd for Softmax<'_> {
-    /// The loss of every row.
-    type Output = Vec<f32>;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
-        let mut losses = Vec::with_capacity(self.targets.len());
-        for (row, &target) in self.logits.chunks_exact_mut(self.vocabulary).zip(self.targets) {
-            losses.push(soften_row(simd, row, target as usize, self.scale));
-        }
-        losses
-    }
-}
-
+/// The loss of a row. With a scale, its logits turn into their gradients times that.
 #[inline(always)]
 fn soften_row<S: Simd>(simd: S, row: &mut [f32], target: usize, scale: Option<f32>) -> f32 {
     let highest = highest(simd, row);
@@ -169,10 +218,9 @@ fn soften_row<S: Simd>(simd: S, row: &mut [f32], target: usize, scale: Option<f3
     let total = exponentials(simd, row, highest);
     if let Some(scale) = scale {
         let factor = simd.splat_f32s(scale / total);
-        for part in row.chunks_mut(S::F32_LANES) {
-            let scaled = simd.mul_f32s(simd.partial_load_f32s(part), factor);
-            simd.partial_store_f32s(part, scaled);
-        }
+        let (vectors, tail) = S::as_mut_simd_f32s(row);
+        vectors.iter_mut().for_each(|vector| *vector = simd.mul_f32s(*vector, factor));
+        tail.iter_mut().for_each(|number| *number *= scale / total);
         row[target] -= scale;
     }
     total.ln() - of_target

@@ -7,10 +7,12 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::exchange::Exchange;
+use super::packing::Packed;
 use super::parallel::{Piece, Team, threads};
-use super::product::{Blocks, Left, Packed, add_product};
+use super::product::add_product;
+use super::rows::Rows;
 use super::sequence::gather_units;
-use super::step::{GatePanels, StepForward};
+use super::step::{GatePanels, Starts, StepForward};
 
 /// A layer's weights in row-major order.
 pub(crate) struct LayerWeights {
@@ -62,7 +64,6 @@ impl Stack {
             layers: layers.iter().map(|layer| Layer::new(layer, index, parts, lanes)).collect(),
             head: Head::new(head, index, parts, lanes),
             lanes,
-            blocks: Blocks::default(),
         };
         let vocabulary = head.bias.len();
         Self {
@@ -114,7 +115,6 @@ struct Part {
     layers: Vec<Layer>,
     head: Head,
     lanes: usize,
-    blocks: Blocks,
 }
 
 /// The piece of 0..`count` of a part, in whole multiples of `unit`; the last parts may have none.
@@ -136,6 +136,10 @@ struct Layer {
     recurrent: GatePanels,
     /// The hidden states of all units, `[B, H]`.
     h: Vec<f32>,
+    /// The products with what the layer below says, `[B, 4 · units]`; of none, nothing.
+    products: Vec<f32>,
+    /// Where the gates of each lane begin.
+    places: Vec<usize>,
     /// `[B, 4 · units]`.
     gates: Vec<f32>,
     /// `[B, units]`, as those below.
@@ -155,6 +159,8 @@ impl Layer {
             input: weights.input.as_ref().filter(|_| units.length > 0).map(pack),
             recurrent: GatePanels::new(&weights.recurrent, hidden, units),
             h: vec![0.0; lanes * hidden],
+            products: vec![0.0; weights.input.as_ref().map_or(0, |_| lanes * 4 * units.length)],
+            places: Vec::with_capacity(lanes),
             gates: vec![0.0; lanes * 4 * units.length],
             h_next: vec![0.0; lanes * units.length],
             c: vec![0.0; lanes * units.length],
@@ -206,35 +212,42 @@ impl WithSimd for Phase<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { part, phase, tokens, states, reversed } = self;
-        let Part { layers, head, lanes, blocks } = part;
+        let Part { layers, head, lanes } = part;
         let lanes = *lanes;
         let (below, layers) = layers.split_at_mut(phase);
         let below = below.last_mut().map(|layer| {
             states[phase - 1].read(0, &mut layer.h);
-            Left::Plain { numbers: &layer.h, stride: layer.h.len() / lanes }
+            Rows::new(&layer.h, layer.h.len() / lanes)
         });
         let Some(layer) = layers.first_mut() else {
             let Head { columns, weight, bias, logits } = head;
             if columns.length > 0 {
                 logits.chunks_exact_mut(bias.len()).for_each(|row| row.copy_from_slice(bias));
                 let below = below.expect("a head stands on a layer");
-                add_product(simd, below, weight, logits, blocks);
+                add_product(simd, below, weight, logits);
             }
             return;
         };
-        let Layer { units, start, input, recurrent, h, gates, h_next, c } = layer;
+        let Layer { units, start, input, recurrent, h, products, places, gates, h_next, c } = layer;
         if units.length == 0 {
             return;
         }
         let width = 4 * units.length;
-        for (lane, gates) in gates.chunks_exact_mut(width).enumerate() {
-            let row = if phase == 0 { tokens[lane] as usize } else { 0 };
-            gates.copy_from_slice(&start[row * width..][..width]);
-        }
-        if let (Some(input), Some(below)) = (input, below) {
-            add_product(simd, below, input, gates, blocks);
-        }
-        StepForward { weight: recurrent, h, gates, c, h_next, reversed }.run(simd);
+        places.clear();
+        let numbers = match (input, below) {
+            (Some(input), Some(below)) => {
+                places.extend((0..lanes).map(|lane| lane * width));
+                products.chunks_exact_mut(width).for_each(|row| row.copy_from_slice(start));
+                add_product(simd, below, input, products);
+                products
+            }
+            _ => {
+                places.extend(tokens.iter().map(|&token| token as usize * width));
+                start
+            }
+        };
+        let starts = Starts { numbers, places, stride: units.length };
+        StepForward { weight: recurrent, h, starts, gates, c, h_next, reversed }.run(simd);
         let hidden = h.len() / lanes;
         for (lane, h_next) in h_next.chunks_exact(units.length).enumerate() {
             states[phase].write(lane * hidden + units.start, h_next);

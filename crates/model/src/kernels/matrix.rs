@@ -5,8 +5,11 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::outer::add_outer;
+use super::packing::{Packed, WIDTH};
 use super::parallel::{Piece, for_each, piece_length};
-use super::product::{Blocks, DEPTH, Left, Packed, WIDTH, add_product};
+use super::product::{DEPTH, add_product};
+use super::rows::Rows;
 
 /// A matrix to be read, row major or as the transpose of one.
 #[derive(Clone, Copy)]
@@ -31,10 +34,11 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Adds left × right to row-major `to`.
+/// Adds left × right to row-major `to`. One of the two at most is a transpose.
 pub(super) fn multiply(to: &mut [f32], left: Matrix<'_>, right: Matrix<'_>) {
     let (m, k, n) = (left.rows, left.columns, right.columns);
     assert_eq!(right.rows, k, "the depth of a product");
+    assert!(!(left.transposed && right.transposed), "the transpose of a product");
     assert_eq!(to.len(), m * n, "the extent of a product");
     let (arch, work) = (Arch::new(), m * k * n);
     // The longer side is cut: what every thread must pack by itself is the shorter one.
@@ -83,32 +87,27 @@ impl WithSimd for Multiply<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { left, right, rows, columns, to } = self;
         let (k, m, n) = (left.columns, left.rows, right.columns);
-        let (mut packed, mut blocks) = (Packed::default(), Blocks::default());
-        for depth in (0..k).step_by(DEPTH) {
-            let depths = DEPTH.min(k - depth);
+        if left.transposed {
+            let left = Rows::new(left.numbers, m).columns(rows);
+            return add_outer(simd, left, Rows::new(right.numbers, n).columns(columns), to);
+        }
+        let left = Rows::new(&left.numbers[rows.start * k..], k);
+        let mut packed = Packed::default();
+        for depths in Piece::all(k, DEPTH) {
+            let depth = depths.start;
             match right.transposed {
                 false => {
-                    let end = (depth + depths) * n;
+                    let end = (depth + depths.length) * n;
                     let part = &right.numbers[depth * n + columns.start..end];
                     packed.pack_part(part, n, columns.length);
                 }
                 true => {
                     let end = (columns.start + columns.length) * k;
                     let part = &right.numbers[columns.start * k + depth..end];
-                    packed.pack_transposed(part, k, depths);
+                    packed.pack_transposed(part, k, depths.length);
                 }
             }
-            let left = match left.transposed {
-                false => {
-                    let numbers = &left.numbers[rows.start * k + depth..];
-                    Left::Plain { numbers, stride: k }
-                }
-                true => {
-                    let numbers = &left.numbers[depth * m + rows.start..];
-                    Left::Transposed { numbers, stride: m }
-                }
-            };
-            add_product(simd, left, &packed, to, &mut blocks);
+            add_product(simd, left.columns(depths), &packed, to);
         }
     }
 }

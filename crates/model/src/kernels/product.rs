@@ -1,152 +1,31 @@
 //! Matrix products with a packed right factor, in the manner of Goto and van de Geijn 2008
 //! (<https://doi.org/10.1145/1356052.1356053>).
 //!
-//! The right factor lies in panels of [`WIDTH`] columns. Of the left one a few rows are read side by
-//! side; where its columns are contiguous and not its rows, they are laid in blocks first, in which
-//! the numbers of these rows alternate. A tile of the result stays in registers while both stream
-//! by.
+//! The right factor lies in panels of [`WIDTH`] columns, and of the left one a few rows are read side
+//! by side. A tile of the result stays in registers while both stream by.
 
 use pulp::{Simd, WithSimd};
 
+use super::packing::{Packed, PanelRow, WIDTH};
 use super::parallel::Piece;
+use super::rows::Rows;
 
-/// Columns of a panel.
-pub(super) const WIDTH: usize = 32;
-/// How deep a panel and a block go before the sums are put down.
+/// How deep a panel goes before the sums are put down.
 pub(super) const DEPTH: usize = 512;
-/// Rows that are packed side by side: few enough that a small cache keeps a line of each, even
-/// where they lie a power of two apart.
-const STREAMS: usize = 8;
-/// Rows whose blocks lie in the cache while all panels pass.
+/// Rows that stay in the cache while all panels pass.
 const ROWS: usize = 128;
 
-/// A matrix `[rows, columns]` in panels, whose rows lie one behind the other. The last panel is
-/// filled up with zeros.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Packed {
-    panels: Vec<PanelRow>,
-    rows: usize,
-    columns: usize,
-}
-
-/// A row of a panel. On lines of the cache of its own: a vector that lies on two costs twice.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-pub(super) struct PanelRow([f32; WIDTH]);
-
-impl Packed {
-    /// Packs a row-major matrix of so many columns.
-    pub(super) fn new(matrix: &[f32], columns: usize) -> Self {
-        let mut packed = Self::default();
-        packed.pack(matrix, columns);
-        packed
-    }
-
-    /// As [`new`](Self::new), in the place of what was there.
-    pub(super) fn pack(&mut self, matrix: &[f32], columns: usize) {
-        self.pack_part(matrix, columns, columns);
-    }
-
-    /// As [`pack`](Self::pack), of rows that lie `stride` apart: their first `columns`.
-    pub(super) fn pack_part(&mut self, matrix: &[f32], stride: usize, columns: usize) {
-        let rows = matrix.len().div_ceil(stride);
-        self.begin(rows, columns);
-        for (index, from) in matrix.chunks(STREAMS * stride).enumerate() {
-            for (panel, first) in
-                self.panels.chunks_exact_mut(rows).zip((0..columns).step_by(WIDTH))
-            {
-                let width = WIDTH.min(columns - first);
-                for (to, from) in panel[index * STREAMS..].iter_mut().zip(from.chunks(stride)) {
-                    to.0[..width].copy_from_slice(&from[first..][..width]);
-                }
-            }
-        }
-    }
-
-    /// Packs the transpose of the first `depths` columns of rows that lie `stride` apart.
-    pub(super) fn pack_transposed(&mut self, matrix: &[f32], stride: usize, depths: usize) {
-        self.begin(depths, matrix.len().div_ceil(stride));
-        self.fill_transposed(matrix, stride, Piece { start: 0, length: depths }, 0);
-    }
-
-    /// Packs the transpose of some units' columns of a weight `[R, 4H]`: `[4 · units, R]`.
-    pub(super) fn transposed_units(weight: &[f32], hidden: usize, units: Piece) -> Self {
-        let mut packed = Self::default();
-        packed.begin(4 * units.length, weight.len() / (4 * hidden));
-        for gate in 0..4 {
-            let columns = Piece { start: gate * hidden + units.start, ..units };
-            packed.fill_transposed(weight, 4 * hidden, columns, gate * units.length);
-        }
-        packed
-    }
-
-    /// Fills the depths from `depth` on with columns of a matrix whose rows lie `stride` apart.
-    fn fill_transposed(&mut self, matrix: &[f32], stride: usize, columns: Piece, depth: usize) {
-        let Piece { start, length } = columns;
-        let panels = self.panels.chunks_exact_mut(self.rows);
-        for (panel, rows) in panels.zip(matrix.chunks(WIDTH * stride)) {
-            let panel = &mut panel[depth..][..length];
-            for (index, rows) in rows.chunks(STREAMS * stride).enumerate() {
-                let first = index * STREAMS;
-                if rows.len() > (STREAMS - 1) * stride {
-                    let rows: [&[f32]; STREAMS] =
-                        std::array::from_fn(|row| &rows[row * stride + start..][..length]);
-                    for (depth, to) in panel.iter_mut().enumerate() {
-                        let numbers: [f32; STREAMS] = std::array::from_fn(|row| rows[row][depth]);
-                        to.0[first..first + STREAMS].copy_from_slice(&numbers);
-                    }
-                } else {
-                    for (offset, row) in rows.chunks(stride).enumerate() {
-                        for (to, &from) in panel.iter_mut().zip(&row[start..]) {
-                            to.0[first + offset] = from;
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// The panels, each of [`rows`](Self::rows) rows.
-    pub(super) fn panels(&self) -> impl Iterator<Item = &[PanelRow]> {
-        self.panels.chunks_exact(self.rows)
-    }
-
-    fn begin(&mut self, rows: usize, columns: usize) {
-        (self.rows, self.columns) = (rows, columns);
-        self.panels.clear();
-        self.panels.resize(columns.div_ceil(WIDTH) * rows, PanelRow([0.0; WIDTH]));
-    }
-}
-
-/// The left factor of a product, `[N, K]`, from its first number on.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Left<'a> {
-    /// Its rows lie `stride` apart.
-    Plain { numbers: &'a [f32], stride: usize },
-    /// Its columns lie `stride` apart.
-    Transposed { numbers: &'a [f32], stride: usize },
-}
-
-/// Room for the blocks of a left factor, so that a product allocates nothing.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Blocks(Vec<f32>);
-
-/// `to += left × right`, for `to` `[N, columns]`.
+/// `to += left × right`, for `to` `[N, columns]` and the first N rows of `left`.
 #[inline(always)]
-pub(super) fn add_product<S: Simd>(
-    simd: S,
-    left: Left<'_>,
-    right: &Packed,
-    to: &mut [f32],
-    blocks: &mut Blocks,
-) {
+pub(super) fn add_product<S: Simd>(simd: S, left: Rows<'_>, right: &Packed, to: &mut [f32]) {
     let count = to.len() / right.columns.max(1);
     for rows in Piece::all(count, ROWS) {
         let to = &mut to[rows.start * right.columns..][..rows.length * right.columns];
         for depths in Piece::all(right.rows, DEPTH) {
+            let left = left.columns(depths);
             match S::REGISTER_COUNT {
-                32.. => add_part::<S, 8>(simd, left, right, rows, depths, to, blocks),
-                _ => add_part::<S, 4>(simd, left, right, rows, depths, to, blocks),
+                32.. => add_part::<S, 8>(simd, left, right, rows, depths, to),
+                _ => add_part::<S, 4>(simd, left, right, rows, depths, to),
             }
         }
     }
@@ -156,14 +35,12 @@ pub(super) fn add_product<S: Simd>(
 #[inline(always)]
 fn add_part<S: Simd, const HIGH: usize>(
     simd: S,
-    left: Left<'_>,
+    left: Rows<'_>,
     right: &Packed,
     rows: Piece,
     depths: Piece,
     to: &mut [f32],
-    blocks: &mut Blocks,
 ) {
-    let factors = Factors::new::<HIGH>(left, rows, depths, blocks);
     for (index, panel) in right.panels().enumerate() {
         let panel = &panel[depths.start..][..depths.length];
         // Two vectors of a panel at a time.
@@ -174,95 +51,34 @@ fn add_part<S: Simd, const HIGH: usize>(
             }
             let place = Place { columns: right.columns, first, part };
             match right.columns - first > S::F32_LANES {
-                true => add_tiles::<S, HIGH, 2>(simd, factors, rows.length, panel, place, to),
-                false => add_tiles::<S, HIGH, 1>(simd, factors, rows.length, panel, place, to),
+                true => add_tiles::<S, HIGH, 2>(simd, left, rows, panel, place, to),
+                false => add_tiles::<S, HIGH, 1>(simd, left, rows, panel, place, to),
             }
         }
     }
 }
 
-/// Adds the product of all rows with `WIDE` vectors of a panel.
+/// Adds the product of some rows with `WIDE` vectors of a panel.
 #[inline(always)]
 fn add_tiles<S: Simd, const HIGH: usize, const WIDE: usize>(
     simd: S,
-    factors: Factors<'_>,
-    rows: usize,
+    left: Rows<'_>,
+    rows: Piece,
     panel: &[PanelRow],
     place: Place,
     to: &mut [f32],
 ) {
-    let mut row = 0;
-    while row < rows {
-        let to = &mut to[row * place.columns..];
-        row += match rows - row {
-            left if left >= HIGH => add_tile::<S, HIGH, WIDE>(simd, factors, row, panel, place, to),
-            4.. => add_tile::<S, 4, WIDE>(simd, factors, row, panel, place, to),
-            2.. => add_tile::<S, 2, WIDE>(simd, factors, row, panel, place, to),
-            _ => add_tile::<S, 1, WIDE>(simd, factors, row, panel, place, to),
+    let mut done = 0;
+    while done < rows.length {
+        let row = rows.start + done;
+        let to = &mut to[done * place.columns..];
+        done += match rows.length - done {
+            rest if rest >= HIGH => add_tile::<S, HIGH, WIDE>(simd, left, row, panel, place, to),
+            4.. => add_tile::<S, 4, WIDE>(simd, left, row, panel, place, to),
+            2.. => add_tile::<S, 2, WIDE>(simd, left, row, panel, place, to),
+            _ => add_tile::<S, 1, WIDE>(simd, left, row, panel, place, to),
         };
     }
-}
-
-/// Some rows and depths of a left factor, ready to be read a few rows at a time.
-#[derive(Clone, Copy)]
-enum Factors<'a> {
-    /// Rows that lie `stride` apart.
-    Rows { numbers: &'a [f32], stride: usize },
-    /// Blocks of `HIGH` rows, then of 4, 2 and 1, whose numbers alternate.
-    Blocks(&'a [f32]),
-}
-
-impl<'a> Factors<'a> {
-    #[inline(always)]
-    fn new<const HIGH: usize>(
-        left: Left<'a>,
-        rows: Piece,
-        depths: Piece,
-        Blocks(blocks): &'a mut Blocks,
-    ) -> Self {
-        let (numbers, stride) = match left {
-            Left::Plain { numbers, stride } => {
-                return Self::Rows {
-                    numbers: &numbers[rows.start * stride + depths.start..],
-                    stride,
-                };
-            }
-            Left::Transposed { numbers, stride } => (numbers, stride),
-        };
-        let used = rows.length * depths.length;
-        if blocks.len() < used {
-            blocks.resize(used, 0.0);
-        }
-        let mut row = 0;
-        while row < rows.length {
-            let block = &mut blocks[row * depths.length..];
-            let columns = numbers[depths.start * stride..].chunks(stride);
-            let first = rows.start + row;
-            row += match rows.length - row {
-                left if left >= HIGH => alternate::<HIGH>(columns, first, depths.length, block),
-                4.. => alternate::<4>(columns, first, depths.length, block),
-                2.. => alternate::<2>(columns, first, depths.length, block),
-                _ => alternate::<1>(columns, first, depths.length, block),
-            };
-        }
-        Self::Blocks(&blocks[..used])
-    }
-}
-
-/// Lays `HIGH` rows of a matrix, given by its columns, so that their numbers alternate; returns
-/// their number.
-#[inline(always)]
-fn alternate<'a, const HIGH: usize>(
-    columns: impl Iterator<Item = &'a [f32]>,
-    first: usize,
-    depths: usize,
-    block: &mut [f32],
-) -> usize {
-    let (block, _) = block[..HIGH * depths].as_chunks_mut::<HIGH>();
-    for (to, from) in block.iter_mut().zip(columns) {
-        to.copy_from_slice(&from[first..][..HIGH]);
-    }
-    HIGH
 }
 
 /// Where a tile stands in the result.
@@ -277,71 +93,38 @@ struct Place {
 #[inline(always)]
 fn add_tile<S: Simd, const HIGH: usize, const WIDE: usize>(
     simd: S,
-    factors: Factors<'_>,
-    row: usize,
+    left: Rows<'_>,
+    first: usize,
     panel: &[PanelRow],
     place: Place,
     to: &mut [f32],
 ) -> usize {
-    match factors {
-        Factors::Rows { numbers, stride } => {
-            let numbers = &numbers[row * stride..];
-            simd.vectorize(RowsTile::<HIGH, WIDE> { numbers, stride, panel, place, to });
-        }
-        Factors::Blocks(blocks) => {
-            let block = &blocks[row * panel.len()..][..HIGH * panel.len()];
-            let block = block.as_chunks::<HIGH>().0;
-            simd.vectorize(BlockTile::<HIGH, WIDE> { block, panel, place, to });
-        }
+    let mut rows: [&[f32]; HIGH] = [&[]; HIGH];
+    for (index, row) in rows.iter_mut().enumerate() {
+        *row = left.row(first + index);
     }
+    simd.vectorize(Tile::<HIGH, WIDE> { rows, panel, place, to });
     HIGH
 }
 
-/// The product of the first `HIGH` rows, which lie `stride` apart, with `WIDE` vectors of a panel.
+/// The product of rows with `WIDE` vectors of a panel.
 ///
 /// A function of its own for the compiler: in a large one it keeps the sums in memory.
-struct RowsTile<'a, const HIGH: usize, const WIDE: usize> {
-    numbers: &'a [f32],
-    stride: usize,
+struct Tile<'a, const HIGH: usize, const WIDE: usize> {
+    rows: [&'a [f32]; HIGH],
     panel: &'a [PanelRow],
     place: Place,
     to: &'a mut [f32],
 }
 
-impl<const HIGH: usize, const WIDE: usize> WithSimd for RowsTile<'_, HIGH, WIDE> {
+impl<const HIGH: usize, const WIDE: usize> WithSimd for Tile<'_, HIGH, WIDE> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { numbers, stride, panel, place, to } = self;
-        let mut rows = [&numbers[..0]; HIGH];
-        for (index, row) in rows.iter_mut().enumerate() {
-            *row = &numbers[index * stride..][..panel.len()];
-        }
+        let Self { rows, panel, place, to } = self;
         let zeros = [[simd.splat_f32s(0.0); WIDE]; HIGH];
         let sums = multiply_rows(simd, zeros, rows, panel, place.part);
-        put_down(simd, sums, place, to);
-    }
-}
-
-/// The same of rows whose numbers alternate.
-struct BlockTile<'a, const HIGH: usize, const WIDE: usize> {
-    block: &'a [[f32; HIGH]],
-    panel: &'a [PanelRow],
-    place: Place,
-    to: &'a mut [f32],
-}
-
-impl<const HIGH: usize, const WIDE: usize> WithSimd for BlockTile<'_, HIGH, WIDE> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { block, panel, place, to } = self;
-        let mut sums = [[simd.splat_f32s(0.0); WIDE]; HIGH];
-        for (factors, weights) in block.iter().zip(panel) {
-            add_depth(simd, &mut sums, factors, weights, place.part);
-        }
         put_down(simd, sums, place, to);
     }
 }
@@ -455,7 +238,7 @@ mod tests {
     use super::*;
     use crate::kernels::on_every_machine;
 
-    struct AddProduct<'a>(Left<'a>, &'a Packed, &'a [f32]);
+    struct AddProduct<'a>(Rows<'a>, &'a Packed, &'a [f32]);
 
     impl WithSimd for AddProduct<'_> {
         type Output = Vec<f32>;
@@ -463,7 +246,7 @@ mod tests {
         #[inline(always)]
         fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
             let mut to = self.2.to_vec();
-            add_product(simd, self.0, self.1, &mut to, &mut Blocks::default());
+            add_product(simd, self.0, self.1, &mut to);
             to
         }
     }
@@ -508,11 +291,13 @@ mod tests {
             let matrix: Vec<f32> = (0..k * m).map(|i| number(i + 5)).collect();
             let start: Vec<f32> = (0..n * m).map(|i| number(i + 9)).collect();
             let expected = naive(&from, &matrix, &start, [n, k, m]);
-            let from_flipped = flipped(&from, k);
-            let lefts = [
-                Left::Plain { numbers: &from, stride: k },
-                Left::Transposed { numbers: &from_flipped, stride: n },
-            ];
+            // The rows as they are, and in groups of 3 with something else in between.
+            let mut spaced = vec![f32::NAN; n.div_ceil(3) * 5 * k];
+            for (index, row) in from.chunks_exact(k).enumerate() {
+                spaced[(index / 3 * 5 + index % 3 + 1) * k..][..k].copy_from_slice(row);
+            }
+            let lanes = Piece { start: 1, length: 3 };
+            let lefts = [Rows::new(&from, k), Rows::of_lanes(&spaced, k, 5, lanes)];
             let rights = [Packed::new(&matrix, m), transposed(&flipped(&matrix, m), k)];
             for (left, right) in lefts.iter().flat_map(|left| rights.iter().map(move |r| (left, r)))
             {

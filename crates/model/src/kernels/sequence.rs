@@ -14,6 +14,7 @@ pub(crate) use backward::{Arguments, InputGradients, backward};
 pub(crate) use forward::{Forward, forward};
 
 use super::parallel::{Piece, threads};
+use super::rows::Rows;
 use super::tokens::Distinct;
 
 /// The extent of a sequence.
@@ -106,17 +107,16 @@ impl Dimensions {
     }
 }
 
-/// The rows of some lanes from a range of steps of `[T, B, W]`.
-fn gather_rows(
-    to: &mut Vec<f32>,
+/// The rows of some lanes from a range of steps of `[T, B, W]`, where they lie.
+fn rows_of(
     from: &[f32],
     Dimensions { steps, batch, .. }: Dimensions,
     lanes: Piece,
     range: Piece,
-) {
+) -> Rows<'_> {
     let width = from.len() / (steps * batch);
-    let rows = from.chunks_exact(batch * width).skip(range.start).take(range.length);
-    rows.for_each(|row| to.extend_from_slice(&row[lanes.start * width..][..lanes.length * width]));
+    let plane = batch * width;
+    Rows::of_lanes(&from[range.start * plane..][..range.length * plane], width, batch, lanes)
 }
 
 /// The columns of some units from each of the four blocks of a matrix `[R, 4H]`.

@@ -2,10 +2,13 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::{Dimensions, Input, Saved, SavedPart, Share, gather_rows, steps_per_chunk};
+use super::{Dimensions, Input, Saved, SavedPart, Share, rows_of, steps_per_chunk};
 use crate::kernels::exchange::Exchange;
+use crate::kernels::outer::add_outer;
+use crate::kernels::packing::Packed;
 use crate::kernels::parallel::{Piece, Team, for_each};
-use crate::kernels::product::{Blocks, Left, Packed, add_product};
+use crate::kernels::product::add_product;
+use crate::kernels::rows::Rows;
 use crate::kernels::step::{Later, StepBackward};
 
 /// Gradients with respect to what went in.
@@ -123,7 +126,6 @@ struct Part<'a> {
     /// What these units contribute to the gradient of all hidden states, `[n, H]`.
     contribution: Vec<f32>,
     sums: Sums,
-    room: Room,
 }
 
 /// The gradients of weights, `[rows, 4 · units]` each, and of vectors that were read.
@@ -135,14 +137,6 @@ struct Sums {
     /// `[T, n, D]`.
     x: Vec<f32>,
     table: Vec<f32>,
-}
-
-/// What a product over a chunk of steps needs.
-#[derive(Default)]
-struct Room {
-    factor: Vec<f32>,
-    packed: Packed,
-    blocks: Blocks,
 }
 
 impl<'a> Part<'a> {
@@ -185,7 +179,6 @@ impl<'a> Part<'a> {
             grad_c: arguments.grad_c.map_or_else(|| vec![0.0; plane], own),
             contribution: vec![0.0; lanes.length * hidden],
             sums,
-            room: Room::default(),
         }
     }
 
@@ -219,40 +212,37 @@ impl<'a> Part<'a> {
     fn contribute<S: Simd>(&mut self, simd: S, step: usize) {
         let units = self.share.units.length;
         let row = 4 * self.grad_c.len();
-        let left = Left::Plain { numbers: &self.gates[step * row..][..row], stride: 4 * units };
+        let left = Rows::new(&self.gates[step * row..][..row], 4 * units);
         self.contribution.fill(0.0);
-        let (weight, blocks) = (&self.weights.recurrent, &mut self.room.blocks);
-        add_product(simd, left, weight, &mut self.contribution, blocks);
+        add_product(simd, left, &self.weights.recurrent, &mut self.contribution);
     }
 
     /// Adds what a range of steps contributes to the gradients of weights and inputs.
     #[inline(always)]
     fn accumulate<S: Simd>(&mut self, simd: S, range: Piece) {
         let Share { lanes, units } = self.share;
-        let Self { dimensions, arguments, sums, room, .. } = self;
+        let Self { dimensions, arguments, sums, .. } = self;
         let width = 4 * units.length;
         let all_rows = lanes.length * range.start;
         let rows = lanes.length * range.length;
         let grads = &self.gates[all_rows * width..][..rows * width];
-        let Room { factor, packed, blocks } = room;
-        packed.pack(grads, width);
-        factor.clear();
-        let outputs = match range.start {
-            0 => {
-                gather_rows(
-                    factor,
-                    arguments.h,
-                    Dimensions { steps: 1, ..*dimensions },
-                    lanes,
-                    Piece { start: 0, length: 1 },
-                );
-                Piece { start: 0, length: range.length - 1 }
-            }
-            start => Piece { start: start - 1, length: range.length },
+        // The hidden states before each step: the initial ones, or the outputs of the step before.
+        let (of_first, of_others) = match range.start {
+            0 => grads.split_at(lanes.length * width),
+            _ => grads.split_at(0),
         };
-        gather_rows(factor, arguments.outputs, *dimensions, lanes, outputs);
-        let left = Left::Transposed { numbers: factor, stride: dimensions.hidden };
-        add_product(simd, left, packed, &mut sums.recurrent, blocks);
+        let all = Piece { start: 0, length: lanes.length };
+        let gates = |grads| Rows::of_lanes(grads, width, lanes.length, all);
+        if !of_first.is_empty() {
+            let h = Rows::of_lanes(arguments.h, dimensions.hidden, dimensions.batch, lanes);
+            add_outer(simd, h, gates(of_first), &mut sums.recurrent);
+        }
+        if !of_others.is_empty() {
+            let start = range.start.max(1) - 1;
+            let steps = Piece { start, length: range.start + range.length - 1 - start };
+            let h = rows_of(arguments.outputs, *dimensions, lanes, steps);
+            add_outer(simd, h, gates(of_others), &mut sums.recurrent);
+        }
         match arguments.input {
             Input::Products(_) => {}
             Input::Tokens { distinct, .. } => {
@@ -266,16 +256,13 @@ impl<'a> Part<'a> {
                 }
             }
             Input::Dense { x, .. } => {
-                factor.clear();
-                gather_rows(factor, x, *dimensions, lanes, range);
-                let d_input = factor.len() / rows;
-                let left = Left::Transposed { numbers: factor, stride: d_input };
-                add_product(simd, left, packed, &mut sums.input, blocks);
+                let vectors = rows_of(x, *dimensions, lanes, range);
+                let d_input = vectors.width();
+                add_outer(simd, vectors, gates(grads), &mut sums.input);
                 grads.chunks_exact(width).for_each(|row| add(&mut sums.bias, row));
-                let left = Left::Plain { numbers: grads, stride: width };
                 let weight = self.weights.input.as_ref().expect("it was packed");
                 let x = &mut sums.x[all_rows * d_input..][..rows * d_input];
-                add_product(simd, left, weight, x, blocks);
+                add_product(simd, gates(grads), weight, x);
             }
         }
     }

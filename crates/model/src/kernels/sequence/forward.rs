@@ -2,13 +2,12 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::{
-    Dimensions, Input, Saved, SavedPart, Share, gather_rows, gather_units, steps_per_chunk,
-};
+use super::{Dimensions, Input, Saved, SavedPart, Share, gather_units, rows_of, steps_per_chunk};
 use crate::kernels::exchange::Exchange;
+use crate::kernels::packing::Packed;
 use crate::kernels::parallel::{Piece, Team, for_each};
-use crate::kernels::product::{Blocks, Left, Packed, add_product};
-use crate::kernels::step::{GatePanels, StepForward};
+use crate::kernels::product::add_product;
+use crate::kernels::step::{GatePanels, Starts, StepForward};
 
 /// What comes out of a layer.
 #[derive(Clone, Debug)]
@@ -126,13 +125,15 @@ struct Part<'a> {
     h_next: Vec<f32>,
     /// The cell states, `[n, units]`.
     c: Vec<f32>,
-    /// Of all steps where they are kept, or else of the latest ones.
+    /// Of all steps where they are kept, or else of the latest one.
     gates: Vec<f32>,
     cells: Vec<f32>,
     keep: bool,
     outputs: Vec<&'a mut [f32]>,
-    x: Vec<f32>,
-    blocks: Blocks,
+    /// The input products of some steps, `[.., n, 4 · units]`, of an input of vectors.
+    products: Vec<f32>,
+    /// Where the gates of a step begin.
+    places: Vec<usize>,
 }
 
 impl<'a> Part<'a> {
@@ -150,11 +151,8 @@ impl<'a> Part<'a> {
         let (hidden, Share { lanes, units }) = (dimensions.hidden, share);
         let rows = |from: &[f32]| from[lanes.start * hidden..][..lanes.length * hidden].to_vec();
         let own = |row: &[f32]| row[units.start..][..units.length].to_vec();
-        let kept_steps = match keep {
-            true => dimensions.steps,
-            false => steps_per_chunk(lanes.length).min(dimensions.steps),
-        };
-        let numbers = kept_steps * lanes.length * units.length;
+        let plane = lanes.length * units.length;
+        let kept = if keep { dimensions.steps * plane } else { 0 };
         Self {
             dimensions,
             input,
@@ -163,66 +161,48 @@ impl<'a> Part<'a> {
             h: rows(h),
             h_next: vec![0.0; lanes.length * units.length],
             c: rows(c).chunks_exact(hidden).flat_map(own).collect(),
-            gates: Vec::with_capacity(4 * numbers),
-            cells: Vec::with_capacity(if keep { numbers } else { 0 }),
+            gates: Vec::with_capacity(4 * kept.max(plane)),
+            cells: Vec::with_capacity(kept),
             keep,
             outputs,
-            x: Vec::new(),
-            blocks: Blocks::default(),
+            products: Vec::new(),
+            places: Vec::with_capacity(lanes.length),
         }
     }
 
-    /// Begins the gates of the next steps with the input's share; says of how many.
+    /// Finds where a step's gates begin.
     #[inline(always)]
     fn begin_gates<S: Simd>(&mut self, simd: S, step: usize) {
         let Dimensions { steps, batch, hidden } = self.dimensions;
         let Share { lanes, units } = self.share;
-        let chunk = steps_per_chunk(lanes.length);
-        let count = match self.input {
-            // What is only copied is best copied when it is needed.
-            Input::Products(_) | Input::Tokens { .. } => 1,
-            Input::Dense { .. } if step.is_multiple_of(chunk) => chunk.min(steps - step),
-            Input::Dense { .. } => return,
-        };
-        if !self.keep {
-            self.gates.clear();
-        }
-        let mut copy = |row: &[f32]| {
-            for block in row.chunks_exact(hidden) {
-                self.gates.extend_from_slice(&block[units.start..][..units.length]);
-            }
-        };
-        let width = 4 * hidden;
+        self.places.clear();
         match self.input {
-            Input::Products(products) => {
-                let rows = &products[(step * batch + lanes.start) * width..];
-                rows[..lanes.length * width].chunks_exact(width).for_each(copy);
+            Input::Products(_) => {
+                let rows = step * batch + lanes.start..;
+                self.places
+                    .extend(rows.take(lanes.length).map(|row| row * 4 * hidden + units.start));
             }
-            Input::Tokens { distinct, table } => {
+            Input::Tokens { distinct, .. } => {
                 let indices = &distinct.indices()[step * batch + lanes.start..][..lanes.length];
-                indices.iter().for_each(|&index| copy(&table[index as usize * width..][..width]));
+                let place = |&index: &u32| index as usize * 4 * hidden + units.start;
+                self.places.extend(indices.iter().map(place));
             }
             Input::Dense { x, .. } => {
-                let (weight, bias) = self.weights.input.as_ref().expect("they were packed");
-                self.x.clear();
-                let range = Piece { start: step, length: count };
-                gather_rows(&mut self.x, x, self.dimensions, lanes, range);
-                let rows = count * lanes.length;
-                let begun = self.gates.len();
-                (0..rows).for_each(|_| self.gates.extend_from_slice(bias));
-                let left = Left::Plain { numbers: &self.x, stride: self.x.len() / rows };
-                add_product(simd, left, weight, &mut self.gates[begun..], &mut self.blocks);
+                let width = 4 * units.length;
+                let chunk = steps_per_chunk(lanes.length);
+                if step.is_multiple_of(chunk) {
+                    let range = Piece { start: step, length: chunk.min(steps - step) };
+                    let (weight, bias) = self.weights.input.as_ref().expect("they were packed");
+                    self.products.clear();
+                    for _ in 0..range.length * lanes.length {
+                        self.products.extend_from_slice(bias);
+                    }
+                    let left = rows_of(x, self.dimensions, lanes, range);
+                    add_product(simd, left, weight, &mut self.products);
+                }
+                let rows = step % chunk * lanes.length..;
+                self.places.extend(rows.take(lanes.length).map(|row| row * width));
             }
-        }
-    }
-
-    /// Where the gates of a step stand.
-    fn gates_of(&self, step: usize) -> usize {
-        let row = 4 * self.c.len();
-        match (self.keep, self.input) {
-            (true, _) => step * row,
-            (false, Input::Dense { .. }) => step % steps_per_chunk(self.share.lanes.length) * row,
-            (false, _) => 0,
         }
     }
 }
@@ -247,12 +227,19 @@ impl WithSimd for OneStep<'_, '_> {
         if let (Some(exchange), 1..) = (exchange, step) {
             exchange.read(step % 2 * plane, &mut part.h);
         }
-        let first = part.gates_of(step);
         let count = 4 * part.c.len();
+        let first = if part.keep { step * count } else { 0 };
+        part.gates.resize(first + count, 0.0);
+        let (numbers, stride) = match part.input {
+            Input::Products(products) => (products, hidden),
+            Input::Tokens { table, .. } => (table, hidden),
+            Input::Dense { .. } => (part.products.as_slice(), units.length),
+        };
         StepForward {
             weight: &part.weights.recurrent,
             h: &part.h,
-            gates: &mut part.gates[first..][..count],
+            starts: Starts { numbers, places: &part.places, stride },
+            gates: &mut part.gates[first..],
             c: &mut part.c,
             h_next: &mut part.h_next,
             reversed: step % 2 == 1,
