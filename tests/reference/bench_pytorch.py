@@ -14,16 +14,17 @@ import time
 import torch
 from torch import nn
 
-T, V = 100, 76
-# name: training or not, B, H, L, dropout
+V = 76
+# name: training or not, B, T, H, L, dropout
 ROWS = {
-    "step-b1-h128": (True, 1, 128, 1, 0.0),
-    "step-b32-h128": (True, 32, 128, 1, 0.0),
-    "step-b64-h512": (True, 64, 512, 1, 0.0),
-    "step-b32-h256-l2": (True, 32, 256, 2, 0.2),
-    "generate-1-h128": (False, 1, 128, 1, 0.0),
-    "generate-1-h512": (False, 1, 512, 1, 0.0),
-    "generate-64-h512": (False, 64, 512, 1, 0.0),
+    "step-b8-t50-h64": (True, 8, 50, 64, 1, 0.0),
+    "step-b1-h128": (True, 1, 100, 128, 1, 0.0),
+    "step-b32-h128": (True, 32, 100, 128, 1, 0.0),
+    "step-b64-h512": (True, 64, 100, 512, 1, 0.0),
+    "step-b32-h256-l2": (True, 32, 100, 256, 2, 0.2),
+    "generate-1-h128": (False, 1, 1, 128, 1, 0.0),
+    "generate-1-h512": (False, 1, 1, 512, 1, 0.0),
+    "generate-64-h512": (False, 64, 1, 512, 1, 0.0),
 }
 
 
@@ -43,10 +44,10 @@ def tokens(batch, steps):
     return (torch.arange(batch * steps) * 7919 % V).view(batch, steps)
 
 
-def training_step(batch, hidden, layers, dropout):
+def training_step(batch, steps, hidden, layers, dropout):
     model, loss_of = CharLstm(hidden, layers, dropout), nn.CrossEntropyLoss()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    x = tokens(batch, T)
+    x = tokens(batch, steps)
 
     def step():
         optimizer.zero_grad()
@@ -58,9 +59,9 @@ def training_step(batch, hidden, layers, dropout):
     return step
 
 
-def writing_step(batch, hidden, layers, dropout):
+def writing_step(batch, steps, hidden, layers, dropout):
     model = CharLstm(hidden, layers, dropout).eval()
-    latest, state = tokens(batch, 1), None
+    latest, state = tokens(batch, steps), None
 
     def step():
         nonlocal latest, state
@@ -87,12 +88,12 @@ def median_seconds(step):
 
 
 def measure(name, threads):
-    training, batch, hidden, layers, dropout = ROWS[name]
+    training, batch, steps, hidden, layers, dropout = ROWS[name]
     best = None
     for count in threads:
         torch.set_num_threads(count)
         make = training_step if training else writing_step
-        seconds = median_seconds(make(batch, hidden, layers, dropout))
+        seconds = median_seconds(make(batch, steps, hidden, layers, dropout))
         if best is None or seconds < best[0]:
             best = (seconds, count)
     seconds, count = best
@@ -100,7 +101,7 @@ def measure(name, threads):
         "row": name,
         "implementation": "pytorch",
         "backend": f"{count} threads",
-        "chars_per_second": batch * (T if training else 1) / seconds,
+        "chars_per_second": batch * steps / seconds,
         "milliseconds": seconds * 1e3,
         "gemm_fraction": None,
     }

@@ -3,7 +3,8 @@
 //! Burn's `Device::default()` follows from which crates of a build happen to enable which
 //! backends. Nothing in this project relies on it: a device is always named.
 
-#[cfg(any(feature = "ndarray", feature = "flex"))]
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+use burn::backend::DispatchDevice;
 use burn::tensor::Device;
 
 /// Burn's ndarray backend on the CPU.
@@ -17,4 +18,38 @@ pub fn ndarray() -> Device {
 #[cfg(feature = "flex")]
 pub fn flex() -> Device {
     Device::flex()
+}
+
+/// What a device of CubeCL's, a GPU or what stands in for one, says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hardware {
+    /// As the device calls itself.
+    pub name: String,
+    /// Whether it is a card, and no program that plays one.
+    pub is_card: bool,
+    /// The most units that work in one group and can meet there.
+    pub group_units: usize,
+    /// The memory that the units of a group share, in bytes.
+    pub group_memory: usize,
+    /// Units that go in lockstep, at the least.
+    pub subgroup: usize,
+}
+
+/// What the device is; `None` for a CPU backend. Opens the device.
+pub fn hardware(device: &Device) -> Option<Hardware> {
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    if let DispatchDevice::Cube(device) = device.clone().without_autodiff().as_dispatch() {
+        let client = device.client();
+        let properties = client.properties();
+        let (identity, limits) = (&properties.identity, &properties.hardware);
+        return Some(Hardware {
+            name: identity.name.clone(),
+            is_card: identity.physical.is_some(),
+            group_units: limits.max_units_per_cube as usize,
+            group_memory: limits.max_shared_memory_size,
+            subgroup: limits.plane_size_min as usize,
+        });
+    }
+    let _ = device;
+    None
 }

@@ -35,6 +35,8 @@ pub enum Command {
     /// Look at a text as the trainer sees it.
     #[command(subcommand)]
     Corpus(CorpusCommand),
+    /// List the devices of this build, for --device.
+    Devices(DevicesArgs),
     /// Measure training steps and writing against Burn's own LSTM.
     Bench(BenchArgs),
 }
@@ -192,6 +194,14 @@ pub struct StatsArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     /// Print the counts as one line of JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `poquelin devices`.
+#[derive(Args, Debug)]
+pub struct DevicesArgs {
+    /// Print a line of JSON per device.
     #[arg(long)]
     pub json: bool,
 }

@@ -60,7 +60,8 @@ pub enum DeviceError {
     )]
     NoAdapter(Backend),
     /// An index past the last device.
-    #[error("--device {name}:{index}: there are {count} {name} devices, counted from 0")]
+    #[error("--device {name}:{index}: the last of {name}'s devices is {name}:{last}",
+        last = count - 1)]
     NoSuchIndex {
         /// The backend.
         name: Backend,
@@ -88,6 +89,11 @@ impl Backend {
         }
     }
 
+    /// Those that this build has, the one preferred first.
+    pub fn compiled_in() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|backend| backend.is_compiled_in())
+    }
+
     const fn is_compiled_in(self) -> bool {
         match self {
             Self::Cuda => cfg!(feature = "cuda"),
@@ -103,6 +109,15 @@ impl Backend {
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.index {
+            Some(index) => write!(f, "{}:{index}", self.backend),
+            None => write!(f, "{}", self.backend),
+        }
     }
 }
 
@@ -127,8 +142,30 @@ impl DeviceChoice {
     ///
     /// Where none is.
     pub fn preferred() -> Result<Self, DeviceError> {
-        let backend = Backend::ALL.into_iter().find(|backend| backend.is_compiled_in());
+        let backend = Backend::compiled_in().next();
         Ok(Self { backend: backend.ok_or(DeviceError::NoBackend)?, index: None })
+    }
+
+    /// All devices of a backend, each with the choice that opens it.
+    ///
+    /// # Errors
+    ///
+    /// Where the backend is not compiled in, or finds no device.
+    pub fn all(backend: Backend) -> Result<Vec<(Self, Device)>, DeviceError> {
+        let any = Self { backend, index: None };
+        if matches!(backend, Backend::NdArray | Backend::Flex) {
+            return Ok(vec![(any, any.open()?)]);
+        }
+        let mut devices = Vec::new();
+        for index in 0.. {
+            let choice = Self { backend, index: Some(index) };
+            match choice.open() {
+                Ok(device) => devices.push((choice, device)),
+                Err(DeviceError::NoSuchIndex { .. }) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(devices)
     }
 
     /// Opens the device.
@@ -196,6 +233,5 @@ impl DeviceChoice {
 
 /// The names of the backends that this build has.
 fn compiled_in() -> String {
-    let names = Backend::ALL.into_iter().filter(|backend| backend.is_compiled_in());
-    names.map(Backend::name).collect::<Vec<_>>().join(", ")
+    Backend::compiled_in().map(Backend::name).collect::<Vec<_>>().join(", ")
 }

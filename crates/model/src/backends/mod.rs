@@ -6,6 +6,8 @@
 mod autodiff;
 #[cfg(any(feature = "ndarray", feature = "flex"))]
 mod cpu;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod cube;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "ndarray")]
@@ -161,10 +163,6 @@ pub(crate) trait Kernels: Backend {
         plain::adamw::<Self>(step, parameter, gradient, moments)
     }
 }
-
-/// All of CubeCL's runtimes, with fusion and without.
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
-impl Kernels for burn::backend::Cube {}
 
 impl<B: Kernels> LstmOps for B {
     fn lstm_sequence(

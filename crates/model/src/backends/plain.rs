@@ -62,7 +62,7 @@ struct KeptStep<B: Backend> {
 }
 
 /// The input's share of the gates, `[T, B, 4H]`.
-fn products<B: Backend>(input: &LayerInput<B>) -> FloatTensor<B> {
+pub(super) fn products<B: Backend>(input: &LayerInput<B>) -> FloatTensor<B> {
     let ([steps, batch], flat, weight, bias) = match input {
         LayerInput::Products(products) => return products.clone(),
         LayerInput::Dense { x, weight, bias } => {
@@ -90,6 +90,7 @@ fn go_back<B: Backend>(
     grad_c: Option<FloatTensor<B>>,
 ) -> Vec<FloatTensor<B>> {
     let [steps, batch, hidden] = dims::<B, 3>(&outputs);
+    let width = 4 * hidden;
     let transposed = B::float_transpose(weight);
     let (mut grad_h, mut grad_c) = (None, grad_c);
     let mut grads = Vec::with_capacity(steps);
@@ -120,10 +121,23 @@ fn go_back<B: Backend>(
         );
         grad_h = Some(B::float_matmul(grad.clone(), transposed.clone()));
         grad_c = Some(B::float_mul(of_c, f));
-        grads.push(B::float_reshape(grad, Shape::new([1, batch, 4 * hidden])));
+        grads.push(B::float_reshape(grad, Shape::new([1, batch, width])));
     }
     grads.reverse();
-    let grad_products = B::float_cat(grads, 0);
+    let states = [grad_h, grad_c].map(|grad| grad.expect("a sequence has at least one step"));
+    gradients::<B>(input, h, outputs, B::float_cat(grads, 0), states)
+}
+
+/// The gradients in the order of [`WayBack`], from those of the gates' sums, `[T, B, 4H]`, and of
+/// the initial state.
+pub(super) fn gradients<B: Backend>(
+    input: LayerInput<B>,
+    h: FloatTensor<B>,
+    outputs: FloatTensor<B>,
+    grad_products: FloatTensor<B>,
+    grad_states: [FloatTensor<B>; 2],
+) -> Vec<FloatTensor<B>> {
+    let [steps, batch, hidden] = dims::<B, 3>(&outputs);
     let flat_grads = flat::<B>(grad_products.clone());
 
     // What each step read: the initial state, then all outputs but the last.
@@ -153,9 +167,8 @@ fn go_back<B: Backend>(
             vec![of_embedding, of_weight, of_bias]
         }
     };
-    let states = [grad_h, grad_c].map(|grad| grad.expect("a sequence has at least one step"));
     results.push(of_weight);
-    results.extend(states);
+    results.extend(grad_states);
     results
 }
 

@@ -14,8 +14,6 @@ use serde::{Deserialize, Serialize};
 
 pub use rate::gemm_rate;
 
-/// T of the training rows.
-pub const STEPS: usize = 100;
 /// V of all rows.
 pub const VOCABULARY: usize = 76;
 
@@ -48,7 +46,7 @@ impl Implementation {
 /// What is timed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Work {
-    /// Forward, loss, backward and AdamW over chunks of [`STEPS`].
+    /// Forward, loss, backward and AdamW over a chunk of each lane.
     Training,
     /// One character after the other, drawn from the model's probabilities.
     Generation,
@@ -63,6 +61,8 @@ pub struct Row {
     pub work: Work,
     /// B.
     pub batch: usize,
+    /// T.
+    pub steps: usize,
     /// H, and E.
     pub hidden: usize,
     /// L.
@@ -72,11 +72,12 @@ pub struct Row {
 }
 
 /// All rows.
-pub const ROWS: [Row; 7] = [
-    training_row("step-b1-h128", 1, 128, 1, 0.0),
-    training_row("step-b32-h128", 32, 128, 1, 0.0),
-    training_row("step-b64-h512", 64, 512, 1, 0.0),
-    training_row("step-b32-h256-l2", 32, 256, 2, 0.2),
+pub const ROWS: [Row; 8] = [
+    training_row("step-b8-t50-h64", [8, 50], 64, 1, 0.0),
+    training_row("step-b1-h128", [1, 100], 128, 1, 0.0),
+    training_row("step-b32-h128", [32, 100], 128, 1, 0.0),
+    training_row("step-b64-h512", [64, 100], 512, 1, 0.0),
+    training_row("step-b32-h256-l2", [32, 100], 256, 2, 0.2),
     generation_row("generate-1-h128", 1, 128),
     generation_row("generate-1-h512", 1, 512),
     generation_row("generate-64-h512", 64, 512),
@@ -84,32 +85,29 @@ pub const ROWS: [Row; 7] = [
 
 const fn training_row(
     name: &'static str,
-    batch: usize,
+    [batch, steps]: [usize; 2],
     hidden: usize,
     layers: usize,
     dropout: f64,
 ) -> Row {
-    Row { name, work: Work::Training, batch, hidden, layers, dropout }
+    Row { name, work: Work::Training, batch, steps, hidden, layers, dropout }
 }
 
 const fn generation_row(name: &'static str, batch: usize, hidden: usize) -> Row {
-    Row { name, work: Work::Generation, batch, hidden, layers: 1, dropout: 0.0 }
+    Row { name, work: Work::Generation, batch, steps: 1, hidden, layers: 1, dropout: 0.0 }
 }
 
 impl Row {
     /// The characters of one step.
     pub const fn characters(&self) -> usize {
-        match self.work {
-            Work::Training => self.batch * STEPS,
-            Work::Generation => self.batch,
-        }
+        self.batch * self.steps
     }
 
     /// The floating-point operations that the matrix products of one step cannot do without:
     /// the first layer's input products once per distinct token in training, and not at all in
     /// generation, where they are formed beforehand.
     pub fn operations(&self) -> f64 {
-        let Self { batch, hidden, layers, .. } = *self;
+        let Self { hidden, layers, .. } = *self;
         let rows = self.characters();
         let recurrent = rows * layers * 4 * hidden * hidden;
         let between = rows * (layers - 1) * 4 * hidden * hidden;
@@ -117,7 +115,7 @@ impl Row {
         let multiplications = match self.work {
             Work::Generation => recurrent + between + head,
             Work::Training => {
-                let distinct = VOCABULARY.min(batch * STEPS);
+                let distinct = VOCABULARY.min(rows);
                 // Backward takes two products for each one forward.
                 3 * (recurrent + between + head + distinct * 4 * hidden * hidden)
             }

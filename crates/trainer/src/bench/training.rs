@@ -15,7 +15,7 @@ use burn_train::TrainStep;
 use poquelin_data::TokenBatch;
 use poquelin_model::{CharLstmConfig, Seed};
 
-use super::{Implementation, Row, STEPS, VOCABULARY, median_time};
+use super::{Implementation, Row, VOCABULARY, median_time};
 use crate::learning::adamw::AdamW;
 use crate::learning::model::{LanguageModel, OptimizerTap, Step};
 
@@ -40,7 +40,7 @@ fn burns_adamw() -> ModuleOptimizer {
 }
 
 fn tokens(row: &Row, device: &Device) -> Tensor<2, Int> {
-    Tensor::from_data(TensorData::new(row.tokens(), [row.batch, STEPS]), device)
+    Tensor::from_data(TensorData::new(row.tokens(), [row.batch, row.steps]), device)
 }
 
 fn ours(
@@ -82,7 +82,7 @@ struct BurnModel {
 }
 
 fn burns(row: &Row, device: &Device) -> Duration {
-    let Row { hidden, batch, dropout, .. } = *row;
+    let Row { hidden, dropout, .. } = *row;
     let mut model = Some(BurnModel {
         embedding: EmbeddingConfig::new(VOCABULARY, hidden).init(device),
         layers: (0..row.layers)
@@ -94,7 +94,7 @@ fn burns(row: &Row, device: &Device) -> Duration {
     let loss_of = CrossEntropyLossConfig::new().init(device);
     let mut optimizer = burns_adamw();
     let tokens = tokens(row, device);
-    let targets = tokens.clone().reshape([batch * STEPS]);
+    let targets = tokens.clone().reshape([row.characters()]);
     median_time(|| {
         let current = model.take().expect("every step puts the model back");
         let mut sequence = current.embedding.forward(tokens.clone());
@@ -104,7 +104,7 @@ fn burns(row: &Row, device: &Device) -> Duration {
             }
             (sequence, _) = layer.forward(sequence, None);
         }
-        let logits = current.head.forward(sequence).reshape([batch * STEPS, VOCABULARY]);
+        let logits = current.head.forward(sequence).reshape([row.characters(), VOCABULARY]);
         let loss = loss_of.forward(logits, targets.clone());
         black_box(loss.clone().into_data());
         let gradients = GradientsParams::from_grads(loss.backward(), &current);

@@ -2,6 +2,7 @@
 
 mod bench;
 mod corpus;
+mod devices;
 mod evaluate;
 mod generate;
 mod train;
@@ -22,6 +23,7 @@ pub fn run(command: &Command) -> Result<(), Error> {
         Command::Evaluate(args) => evaluate::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Devices(args) => devices::run(args),
         Command::Corpus(CorpusCommand::Stats(args)) => corpus::stats(args),
     }
 }

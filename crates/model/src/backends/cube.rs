@@ -1,0 +1,526 @@
+//! The operations as kernels for CubeCL's devices: wgpu, vulkan, metal and cuda.
+//!
+//! What a GPU waits for at these sizes are launches. A whole sequence is one, there and back: lanes
+//! never meet, so a cube owns some and goes through time by itself. What is left — the products of
+//! all steps at once — the backend's own matrix product does.
+
+mod kernels;
+
+use burn::backend::TensorMetadata;
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::tensor::{DType, Shape, Slice};
+use burn_cubecl::CubeBackend;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::{empty_device_contiguous_dtype, zeros_client};
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use self::kernels::Extent;
+use super::{Kernels, Layer, LayerInput, Recurrence, WayBack, plain};
+use crate::AdamWStep;
+
+impl Kernels for CubeBackend {
+    fn layer(
+        input: LayerInput<Self>,
+        recurrence: Recurrence<Self>,
+        with_back: bool,
+    ) -> Layer<Self> {
+        let products = into_contiguous(plain::products::<Self>(&input));
+        let [steps, batch, width] = products.shape().dims();
+        let sequence = Sequence { steps, batch, hidden: width / 4 };
+        let hardware = &products.client.properties().hardware;
+        let limits = Limits {
+            units: hardware.max_units_per_cube.min(hardware.max_cube_dim.0) as usize,
+            shared: hardware.max_shared_memory_size / size_of::<f32>(),
+        };
+        match sequence.extent(limits, with_back) {
+            Some(extent) => in_one(sequence, extent, input, recurrence, products),
+            None => step_by_step(sequence, input, recurrence, products, with_back),
+        }
+    }
+
+    fn linear_cross_entropy(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        with_gradients: bool,
+    ) -> (FloatTensor<Self>, Option<[FloatTensor<Self>; 3]>) {
+        /// Columns that one unit of the device goes through by itself.
+        const NARROW: usize = 1024;
+        let [vocabulary] = bias.shape().dims();
+        if vocabulary > NARROW {
+            return plain::linear_cross_entropy::<Self>(
+                input,
+                weight,
+                bias,
+                targets,
+                with_gradients,
+            );
+        }
+        let [rows, _] = input.shape().dims();
+        let logits = into_contiguous(plain::linear::<Self>(input.clone(), weight.clone(), bias));
+        // Its numbers are about to change: nobody else may have them.
+        let logits = if logits.can_mut() { logits } else { logits.copy() };
+        let losses = empty(&logits, [rows]);
+        let targets = into_contiguous(targets);
+        let index = burn::backend::cubecl::dtype_to_storage_type(targets.dtype);
+        let client = logits.client.clone();
+        let (count, dim) = elementwise(&client, rows);
+        kernels::softmax_loss::launch(
+            &client,
+            count,
+            dim,
+            logits.clone().into_buffer_arg(),
+            targets.into_buffer_arg(),
+            losses.clone().into_buffer_arg(),
+            rows,
+            1.0 / rows as f32,
+            vocabulary,
+            index,
+        );
+        let loss = Self::float_reshape(Self::float_sum(losses), Shape::new([1]));
+        let gradients = with_gradients.then(|| plain::linear_back::<Self>(input, weight, logits));
+        (loss, gradients)
+    }
+
+    fn adamw(
+        step: AdamWStep,
+        parameter: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        moments: [FloatTensor<Self>; 2],
+    ) -> (FloatTensor<Self>, [FloatTensor<Self>; 2]) {
+        let AdamWStep { learning_rate, beta_1, beta_2, epsilon, weight_decay, .. } = step;
+        let [correction_1, correction_2] = step.corrections();
+        let [parameter, gradient] = [parameter, gradient].map(into_contiguous);
+        let [moment_1, moment_2] = moments.map(into_contiguous);
+        let shape = parameter.shape();
+        let results: [CubeTensor; 3] = std::array::from_fn(|_| empty(&parameter, shape.clone()));
+        let [new, new_1, new_2] = results;
+        let client = parameter.client.clone();
+        let (count, dim) = elementwise(&client, shape.num_elements());
+        kernels::adamw::launch(
+            &client,
+            count,
+            dim,
+            parameter.into_buffer_arg(),
+            gradient.into_buffer_arg(),
+            moment_1.into_buffer_arg(),
+            moment_2.into_buffer_arg(),
+            new.clone().into_buffer_arg(),
+            new_1.clone().into_buffer_arg(),
+            new_2.clone().into_buffer_arg(),
+            shape.num_elements(),
+            (1.0 - learning_rate * f64::from(weight_decay)) as f32,
+            (learning_rate / correction_1) as f32,
+            (1.0 / correction_2) as f32,
+            beta_1,
+            beta_2,
+            epsilon,
+        );
+        (new, [new_1, new_2])
+    }
+}
+
+/// The extent of a sequence.
+#[derive(Clone, Copy, Debug)]
+struct Sequence {
+    steps: usize,
+    batch: usize,
+    hidden: usize,
+}
+
+/// What a cube can have.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    units: usize,
+    /// Numbers in shared memory.
+    shared: usize,
+}
+
+impl Sequence {
+    /// How a cube takes some lanes through all steps; `None` where it should not: each cube reads
+    /// the whole weight at every step, which pays as long as that is small.
+    fn extent(self, limits: Limits, keep: bool) -> Option<Extent> {
+        /// Hidden units up to which a weight, 1 MiB then, is read again and again.
+        const MOST_HIDDEN: usize = 256;
+        /// Cubes that keep a device busy, before one takes more than one lane.
+        const CUBES: usize = 64;
+        const MOST_LANES: usize = 4;
+        /// Hidden units whose sums fit a unit's registers.
+        const MOST_OF_UNIT: usize = 4;
+        let Self { batch, hidden, .. } = self;
+        let of_unit = hidden.div_ceil(Self::units(hidden, limits));
+        // On the way back, two copies of the four gates of each lane.
+        let room = limits.shared / (8 * hidden);
+        if hidden > MOST_HIDDEN || of_unit > MOST_OF_UNIT || room == 0 {
+            return None;
+        }
+        let lanes = (batch / CUBES).clamp(1, MOST_LANES.min(room));
+        Some(Extent { hidden, lanes, of_unit, keep })
+    }
+
+    /// Units of a cube.
+    fn units(hidden: usize, limits: Limits) -> usize {
+        hidden.next_multiple_of(32).min(256).min(limits.units)
+    }
+}
+
+/// A layer in one launch, and one for the way back.
+fn in_one(
+    sequence: Sequence,
+    extent: Extent,
+    input: LayerInput<CubeBackend>,
+    recurrence: Recurrence<CubeBackend>,
+    products: CubeTensor,
+) -> Layer<CubeBackend> {
+    let Sequence { steps, batch, hidden } = sequence;
+    let Recurrence { weight, h, c } = recurrence;
+    let [weight, h, c] = [weight, h, c].map(into_contiguous);
+    let cubes = CubeCount::Static(batch.div_ceil(extent.lanes) as u32, 1, 1);
+    let units = CubeDim::new_1d(hidden.div_ceil(extent.of_unit) as u32);
+    let outputs = empty(&products, [steps, batch, hidden]);
+    let (gates, cells) = match extent.keep {
+        true => {
+            (empty(&products, [steps, batch, 4 * hidden]), empty(&products, [steps, batch, hidden]))
+        }
+        false => (empty(&products, [1]), empty(&products, [batch, hidden])),
+    };
+    let client = products.client.clone();
+    kernels::sequence_forward::launch(
+        &client,
+        cubes.clone(),
+        units,
+        products.into_buffer_arg(),
+        weight.clone().into_buffer_arg(),
+        h.clone().into_buffer_arg(),
+        c.clone().into_buffer_arg(),
+        outputs.clone().into_buffer_arg(),
+        gates.clone().into_buffer_arg(),
+        cells.clone().into_buffer_arg(),
+        steps,
+        batch,
+        extent,
+    );
+    if !extent.keep {
+        return Layer { outputs, c: cells, back: None };
+    }
+    let last = step_of(cells.clone(), steps - 1);
+    let kept = outputs.clone();
+    let back = WayBack::new(move |grad_outputs, grad_c| {
+        let grad_outputs = into_contiguous(grad_outputs);
+        let grad_last = grad_c.map_or_else(|| zeros(&kept, [batch, hidden]), into_contiguous);
+        let transposed = into_contiguous(CubeBackend::float_transpose(weight));
+        let grad_products = empty(&kept, [steps, batch, 4 * hidden]);
+        let states = [(); 2].map(|()| empty(&kept, [batch, hidden]));
+        let [grad_h, grad_c] = states.clone();
+        kernels::sequence_backward::launch(
+            &client,
+            cubes,
+            units,
+            transposed.into_buffer_arg(),
+            gates.into_buffer_arg(),
+            cells.into_buffer_arg(),
+            c.into_buffer_arg(),
+            grad_outputs.into_buffer_arg(),
+            grad_last.into_buffer_arg(),
+            grad_products.clone().into_buffer_arg(),
+            grad_h.into_buffer_arg(),
+            grad_c.into_buffer_arg(),
+            steps,
+            batch,
+            extent,
+        );
+        plain::gradients::<CubeBackend>(input, h, kept, grad_products, states)
+    });
+    Layer { outputs, c: last, back: Some(back) }
+}
+
+/// A layer in two launches per step, and as many for the way back: the recurrent product, and all
+/// that comes behind it.
+fn step_by_step(
+    sequence: Sequence,
+    input: LayerInput<CubeBackend>,
+    recurrence: Recurrence<CubeBackend>,
+    products: CubeTensor,
+    with_back: bool,
+) -> Layer<CubeBackend> {
+    let Sequence { steps, batch, hidden } = sequence;
+    let Recurrence { weight, h, c } = recurrence;
+    let (first_h, first_c) = (into_contiguous(h), into_contiguous(c));
+    let outputs = empty(&products, [steps, batch, hidden]);
+    let gates = match with_back {
+        true => empty(&products, [steps, batch, 4 * hidden]),
+        false => empty(&products, [1]),
+    };
+    let client = products.client.clone();
+    let (cubes, units) = elementwise(&client, batch * hidden);
+    let (mut state, mut cell) = (first_h.clone(), first_c.clone());
+    // The cell states before each step.
+    let mut cells = Vec::with_capacity(if with_back { steps } else { 0 });
+    for step in 0..steps {
+        let recurrent = into_contiguous(CubeBackend::float_matmul(state, weight.clone()));
+        let next = [(); 2].map(|()| empty(&products, [batch, hidden]));
+        let [next_state, next_cell] = next.clone();
+        kernels::step_forward::launch(
+            &client,
+            cubes.clone(),
+            units,
+            products.clone().into_buffer_arg(),
+            recurrent.into_buffer_arg(),
+            cell.clone().into_buffer_arg(),
+            next_state.into_buffer_arg(),
+            next_cell.into_buffer_arg(),
+            outputs.clone().into_buffer_arg(),
+            gates.clone().into_buffer_arg(),
+            step,
+            batch,
+            hidden,
+            with_back,
+        );
+        let [next_state, next_cell] = next;
+        let earlier = std::mem::replace(&mut cell, next_cell);
+        if with_back {
+            cells.push(earlier);
+        }
+        state = next_state;
+    }
+    let back = with_back.then(|| {
+        let (kept, last) = (outputs.clone(), cell.clone());
+        WayBack::new(move |grad_outputs, grad_c| {
+            let grad_outputs = into_contiguous(grad_outputs);
+            let transposed = CubeBackend::float_transpose(weight);
+            let grad_products = empty(&kept, [steps, batch, 4 * hidden]);
+            let of_c = match grad_c {
+                // Its numbers are about to change.
+                Some(grad) => into_contiguous(grad).copy(),
+                None => zeros(&kept, [batch, hidden]),
+            };
+            let mut recurrent = zeros(&kept, [batch, hidden]);
+            let mut cell = last;
+            for (step, earlier) in cells.into_iter().enumerate().rev() {
+                let grad_gates = empty(&kept, [batch, 4 * hidden]);
+                kernels::step_backward::launch(
+                    &client,
+                    cubes.clone(),
+                    units,
+                    gates.clone().into_buffer_arg(),
+                    cell.into_buffer_arg(),
+                    earlier.clone().into_buffer_arg(),
+                    grad_outputs.clone().into_buffer_arg(),
+                    recurrent.into_buffer_arg(),
+                    of_c.clone().into_buffer_arg(),
+                    grad_gates.clone().into_buffer_arg(),
+                    grad_products.clone().into_buffer_arg(),
+                    step,
+                    batch,
+                    hidden,
+                );
+                recurrent =
+                    into_contiguous(CubeBackend::float_matmul(grad_gates, transposed.clone()));
+                cell = earlier;
+            }
+            plain::gradients::<CubeBackend>(input, first_h, kept, grad_products, [recurrent, of_c])
+        })
+    });
+    Layer { outputs, c: cell, back }
+}
+
+/// A unit of the device for each of so many elements.
+fn elementwise(client: &Client, count: usize) -> (CubeCount, CubeDim) {
+    let dim = CubeDim::new(client, count);
+    (cubecl::calculate_cube_count_elemwise(client, count, dim), dim)
+}
+
+/// A tensor of f32 numbers that nobody has written yet, on the device of another.
+fn empty(like: &CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
+    let (client, device) = (like.client.clone(), like.device.clone());
+    empty_device_contiguous_dtype(client, device, shape.into(), DType::F32)
+}
+
+fn zeros(like: &CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
+    let (client, device) = (like.client.clone(), like.device.clone());
+    zeros_client(client, device, shape.into(), DType::F32)
+}
+
+/// A step of `[T, B, H]`, as `[B, H]`.
+fn step_of(tensor: CubeTensor, step: usize) -> CubeTensor {
+    let [_, batch, hidden] = tensor.shape().dims();
+    let step = CubeBackend::float_slice(tensor, &[Slice::from(step..step + 1)]);
+    CubeBackend::float_reshape(step, Shape::new([batch, hidden]))
+}
+
+#[cfg(all(test, feature = "wgpu"))]
+mod tests {
+    use burn::backend::DispatchDevice;
+    use burn::backend::ops::IntTensorOps;
+    use burn::tensor::{Device, DeviceType, TensorData};
+    use burn_cubecl::cubecl::Device as CubeDevice;
+
+    use super::*;
+
+    fn device() -> Option<CubeDevice> {
+        let device = Device::enumerate(DeviceType::Wgpu).into_vec().into_iter().next();
+        match device.as_ref().map(Device::as_dispatch) {
+            Some(DispatchDevice::Cube(device)) => Some(device.clone()),
+            _ => {
+                eprintln!("SKIPPED: the kernels for a GPU, for no adapter exists");
+                None
+            }
+        }
+    }
+
+    /// `cos` of multiples of an angle that follows from `n`.
+    fn tensor<const D: usize>(n: usize, shape: [usize; D], device: &CubeDevice) -> CubeTensor {
+        let angle = 1.0 + n as f32 / 7.0;
+        let count = shape.iter().product();
+        let numbers: Vec<f32> =
+            (0..count).map(|k| 0.5 * (k as f32 * angle + n as f32).cos()).collect();
+        CubeBackend::float_from_data(TensorData::new(numbers, shape), device)
+    }
+
+    fn numbers(tensor: CubeTensor) -> Vec<f32> {
+        let data = pollster(CubeBackend::float_into_data(tensor));
+        data.try_into_vec().expect("float32")
+    }
+
+    /// Reading from a device that is not the web's is done when it returns.
+    fn pollster<T, E: std::fmt::Debug>(future: impl Future<Output = Result<T, E>>) -> T {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut future = std::pin::pin!(future);
+        loop {
+            if let std::task::Poll::Ready(result) = future.as_mut().poll(&mut context) {
+                return result.expect("the device answers");
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn assert_close(name: &str, got: CubeTensor, expected: CubeTensor) {
+        assert_eq!(got.shape(), expected.shape(), "the shape of {name}");
+        let (got, expected) = (numbers(got), numbers(expected));
+        let largest = expected.iter().fold(1e-30_f32, |most, value| most.max(value.abs()));
+        for (got, expected) in got.iter().zip(&expected) {
+            // Not a number is not close either.
+            assert!((got - expected).abs() <= 1e-5 * largest, "{name}: {got}, not {expected}");
+        }
+    }
+
+    type Way = Box<
+        dyn Fn(
+            LayerInput<CubeBackend>,
+            Recurrence<CubeBackend>,
+            CubeTensor,
+            bool,
+        ) -> Layer<CubeBackend>,
+    >;
+
+    /// However the work is divided over cubes and units, and step by step.
+    #[test]
+    fn every_division_of_the_work_makes_the_plain_layer() {
+        let Some(device) = device() else { return };
+        for [steps, batch, hidden] in [[1, 1, 1], [5, 3, 7], [4, 5, 33]] {
+            let sequence = Sequence { steps, batch, hidden };
+            let mut ways: Vec<(String, Way)> = vec![(
+                "step by step".to_owned(),
+                Box::new(move |input, recurrence, products, keep| {
+                    step_by_step(sequence, input, recurrence, products, keep)
+                }),
+            )];
+            for (lanes, of_unit) in [(1, 1), (2, 1), (1, 2), (3, 4)] {
+                ways.push((
+                    format!("{lanes} lanes, {of_unit} of a unit"),
+                    Box::new(move |input, recurrence, products, keep| {
+                        let extent = Extent { hidden, lanes, of_unit, keep };
+                        in_one(sequence, extent, input, recurrence, products)
+                    }),
+                ));
+            }
+            let input = LayerInput::Dense {
+                x: tensor(0, [steps, batch, 4], &device),
+                weight: tensor(1, [4, 4 * hidden], &device),
+                bias: tensor(2, [4 * hidden], &device),
+            };
+            let recurrence = Recurrence {
+                weight: tensor(3, [hidden, 4 * hidden], &device),
+                h: tensor(4, [batch, hidden], &device),
+                c: tensor(5, [batch, hidden], &device),
+            };
+            let grad = tensor(6, [steps, batch, hidden], &device);
+            for grad_c in [None, Some(tensor(7, [batch, hidden], &device))] {
+                let plain = plain::layer::<CubeBackend>(input.clone(), recurrence.clone(), true);
+                let expected = plain.back.expect("asked for").go(grad.clone(), grad_c.clone());
+                for (name, way) in &ways {
+                    let products = || into_contiguous(plain::products::<CubeBackend>(&input));
+                    let without = way(input.clone(), recurrence.clone(), products(), false);
+                    let got = way(input.clone(), recurrence.clone(), products(), true);
+                    for layer in [&without, &got] {
+                        let name = format!("{name}: outputs");
+                        assert_close(&name, layer.outputs.clone(), plain.outputs.clone());
+                        assert_close(&name, layer.c.clone(), plain.c.clone());
+                    }
+                    let got = got.back.expect("asked for").go(grad.clone(), grad_c.clone());
+                    for (index, (got, expected)) in got.into_iter().zip(&expected).enumerate() {
+                        assert_close(&format!("{name}: gradient {index}"), got, expected.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn losses_are_the_plain_ones() {
+        let Some(device) = device() else { return };
+        for vocabulary in [1, 76, 1500] {
+            let (input, weight) = (tensor(0, [6, 4], &device), tensor(1, [4, vocabulary], &device));
+            let bias = tensor(2, [vocabulary], &device);
+            let targets: Vec<i32> = (0..6).map(|k| (k * 5 % vocabulary) as i32).collect();
+            let targets = CubeBackend::int_from_data(TensorData::new(targets, [6]), &device);
+            let arguments = || (input.clone(), weight.clone(), bias.clone(), targets.clone());
+            let (i, w, b, t) = arguments();
+            let (loss, gradients) = CubeBackend::linear_cross_entropy(i, w, b, t, true);
+            let (i, w, b, t) = arguments();
+            let (expected_loss, expected) =
+                plain::linear_cross_entropy::<CubeBackend>(i, w, b, t, true);
+            assert_close("loss", loss, expected_loss);
+            for (got, expected) in
+                gradients.into_iter().flatten().zip(expected.into_iter().flatten())
+            {
+                assert_close("gradient", got, expected);
+            }
+        }
+    }
+
+    /// What is no number comes out as none, and is not clamped into one.
+    #[test]
+    fn what_is_no_number_is_told() {
+        let Some(device) = device() else { return };
+        let products = || {
+            let numbers = vec![f32::NAN; 4 * 3];
+            CubeBackend::float_from_data(TensorData::new(numbers, [1, 1, 12]), &device)
+        };
+        let recurrence = Recurrence {
+            weight: tensor(3, [3, 12], &device),
+            h: tensor(4, [1, 3], &device),
+            c: tensor(5, [1, 3], &device),
+        };
+        let layer = CubeBackend::layer(LayerInput::Products(products()), recurrence, false);
+        assert!(numbers(layer.outputs).iter().all(|number| number.is_nan()));
+    }
+
+    #[test]
+    fn large_weights_and_small_devices_go_step_by_step() {
+        let extent = |hidden, batch, units, shared| {
+            Sequence { steps: 9, batch, hidden }.extent(Limits { units, shared }, true)
+        };
+        let (lanes, of_unit) = (|e: Extent| e.lanes, |e: Extent| e.of_unit);
+        assert_eq!(extent(128, 1, 1024, 8192).map(lanes), Some(1));
+        assert_eq!(extent(128, 256, 1024, 8192).map(lanes), Some(4));
+        assert_eq!(extent(256, 256, 1024, 4096).map(lanes), Some(2), "what memory allows");
+        assert_eq!(extent(256, 1, 128, 4096).map(of_unit), Some(2));
+        assert_eq!(extent(256, 1, 32, 4096), None, "too many for a unit");
+        assert_eq!(extent(256, 1, 256, 2000), None, "too many for a group's memory");
+        assert_eq!(extent(257, 1, 1024, 8192), None, "a large weight");
+    }
+}
