@@ -26,14 +26,11 @@ impl Kernels for CubeBackend {
         recurrence: Recurrence<Self>,
         with_back: bool,
     ) -> Layer<Self> {
+        let (input, recurrence) = side_by_side(input, recurrence);
         let products = into_contiguous(plain::products::<Self>(&input));
         let [steps, batch, width] = products.shape().dims();
         let sequence = Sequence { steps, batch, hidden: width / 4 };
-        let hardware = &products.client.properties().hardware;
-        let limits = Limits {
-            units: hardware.max_units_per_cube.min(hardware.max_cube_dim.0) as usize,
-            shared: hardware.max_shared_memory_size / size_of::<f32>(),
-        };
+        let limits = Limits::of(&products.client);
         match sequence.extent(limits, with_back) {
             Some(extent) => in_one(sequence, extent, input, recurrence, products),
             None => step_by_step(sequence, input, recurrence, products, with_back),
@@ -123,6 +120,73 @@ impl Kernels for CubeBackend {
     }
 }
 
+/// The same layer with the four gates of a hidden unit side by side, as the kernels read them: the
+/// last axis of products, weights and bias is `[H, 4]` and no longer `[4, H]`.
+fn side_by_side(
+    input: LayerInput<CubeBackend>,
+    Recurrence { weight, h, c }: Recurrence<CubeBackend>,
+) -> (LayerInput<CubeBackend>, Recurrence<CubeBackend>) {
+    let input = match input {
+        LayerInput::Products(products) => LayerInput::Products(swap_gates(products, Axes::Blocks)),
+        LayerInput::Dense { x, weight, bias } => LayerInput::Dense {
+            x,
+            weight: swap_gates(weight, Axes::Blocks),
+            bias: swap_gates(bias, Axes::Blocks),
+        },
+        LayerInput::Tokens { tokens, embedding, weight, bias } => LayerInput::Tokens {
+            tokens,
+            embedding,
+            weight: swap_gates(weight, Axes::Blocks),
+            bias: swap_gates(bias, Axes::Blocks),
+        },
+    };
+    (input, Recurrence { weight: swap_gates(weight, Axes::Blocks), h, c })
+}
+
+/// The gradients in the order of [`WayBack`], with the gates in blocks again.
+fn gradients(
+    input: LayerInput<CubeBackend>,
+    h: CubeTensor,
+    outputs: CubeTensor,
+    grad_products: CubeTensor,
+    grad_states: [CubeTensor; 2],
+) -> Vec<CubeTensor> {
+    // Products stand alone before the recurrent weight; an input stands before its weight and bias.
+    let with_gates = match input {
+        LayerInput::Products(_) => 0..2,
+        LayerInput::Dense { .. } | LayerInput::Tokens { .. } => 1..4,
+    };
+    let gradients = plain::gradients::<CubeBackend>(input, h, outputs, grad_products, grad_states);
+    let in_blocks = |(index, gradient)| match with_gates.contains(&index) {
+        true => swap_gates(gradient, Axes::SideBySide),
+        false => gradient,
+    };
+    gradients.into_iter().enumerate().map(in_blocks).collect()
+}
+
+/// How the last axis of a tensor holds the gates.
+#[derive(Clone, Copy)]
+enum Axes {
+    /// `[4, H]`.
+    Blocks,
+    /// `[H, 4]`.
+    SideBySide,
+}
+
+/// The gates the other way than they are, `from`.
+fn swap_gates(tensor: CubeTensor, from: Axes) -> CubeTensor {
+    let shape = tensor.shape();
+    let width = shape[shape.num_dims() - 1];
+    let rows = shape.num_elements() / width;
+    let (first, second) = match from {
+        Axes::Blocks => (4, width / 4),
+        Axes::SideBySide => (width / 4, 4),
+    };
+    let split = CubeBackend::float_reshape(tensor, Shape::new([rows, first, second]));
+    let swapped = into_contiguous(CubeBackend::float_swap_dims(split, 1, 2));
+    CubeBackend::float_reshape(swapped, shape)
+}
+
 /// The extent of a sequence.
 #[derive(Clone, Copy, Debug)]
 struct Sequence {
@@ -131,12 +195,31 @@ struct Sequence {
     hidden: usize,
 }
 
-/// What a cube can have.
+/// What a device can do at a time.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     units: usize,
     /// Numbers in shared memory.
     shared: usize,
+    /// Cubes that keep the device busy, before one takes more than one lane.
+    cubes: usize,
+}
+
+impl Limits {
+    fn of(client: &Client) -> Self {
+        let properties = client.properties();
+        let hardware = &properties.hardware;
+        let cubes = match properties.identity.physical {
+            Some(_) => hardware.num_streaming_multiprocessors.map_or(64, |count| count as usize),
+            // A program that plays a card runs as many at a time as there are cores.
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        Self {
+            units: hardware.max_units_per_cube.min(hardware.max_cube_dim.0) as usize,
+            shared: hardware.max_shared_memory_size / size_of::<f32>(),
+            cubes,
+        }
+    }
 }
 
 impl Sequence {
@@ -145,8 +228,6 @@ impl Sequence {
     fn extent(self, limits: Limits, keep: bool) -> Option<Extent> {
         /// Hidden units up to which a weight, 1 MiB then, is read again and again.
         const MOST_HIDDEN: usize = 256;
-        /// Cubes that keep a device busy, before one takes more than one lane.
-        const CUBES: usize = 64;
         const MOST_LANES: usize = 4;
         /// Hidden units whose sums fit a unit's registers.
         const MOST_OF_UNIT: usize = 4;
@@ -157,7 +238,7 @@ impl Sequence {
         if hidden > MOST_HIDDEN || of_unit > MOST_OF_UNIT || room == 0 {
             return None;
         }
-        let lanes = (batch / CUBES).clamp(1, MOST_LANES.min(room));
+        let lanes = (batch / limits.cubes).clamp(1, MOST_LANES.min(room));
         Some(Extent { hidden, lanes, of_unit, keep })
     }
 
@@ -181,11 +262,11 @@ fn in_one(
     let cubes = CubeCount::Static(batch.div_ceil(extent.lanes) as u32, 1, 1);
     let units = CubeDim::new_1d(hidden.div_ceil(extent.of_unit) as u32);
     let outputs = empty(&products, [steps, batch, hidden]);
-    let (gates, cells) = match extent.keep {
+    let (kept, cells) = match extent.keep {
         true => {
             (empty(&products, [steps, batch, 4 * hidden]), empty(&products, [steps, batch, hidden]))
         }
-        false => (empty(&products, [1]), empty(&products, [batch, hidden])),
+        false => (empty(&products, [4]), empty(&products, [batch, hidden])),
     };
     let client = products.client.clone();
     kernels::sequence_forward::launch(
@@ -197,7 +278,7 @@ fn in_one(
         h.clone().into_buffer_arg(),
         c.clone().into_buffer_arg(),
         outputs.clone().into_buffer_arg(),
-        gates.clone().into_buffer_arg(),
+        kept.clone().into_buffer_arg(),
         cells.clone().into_buffer_arg(),
         steps,
         batch,
@@ -207,20 +288,21 @@ fn in_one(
         return Layer { outputs, c: cells, back: None };
     }
     let last = step_of(cells.clone(), steps - 1);
-    let kept = outputs.clone();
+    let read = outputs.clone();
     let back = WayBack::new(move |grad_outputs, grad_c| {
         let grad_outputs = into_contiguous(grad_outputs);
-        let grad_last = grad_c.map_or_else(|| zeros(&kept, [batch, hidden]), into_contiguous);
-        let transposed = into_contiguous(CubeBackend::float_transpose(weight));
-        let grad_products = empty(&kept, [steps, batch, 4 * hidden]);
-        let states = [(); 2].map(|()| empty(&kept, [batch, hidden]));
+        let grad_last = grad_c.map_or_else(|| zeros(&read, [batch, hidden]), into_contiguous);
+        let of_gates = CubeBackend::float_reshape(weight, Shape::new([hidden, hidden, 4]));
+        let transposed = into_contiguous(CubeBackend::float_swap_dims(of_gates, 0, 1));
+        let grad_products = empty(&read, [steps, batch, 4 * hidden]);
+        let states = [(); 2].map(|()| empty(&read, [batch, hidden]));
         let [grad_h, grad_c] = states.clone();
         kernels::sequence_backward::launch(
             &client,
             cubes,
             units,
             transposed.into_buffer_arg(),
-            gates.into_buffer_arg(),
+            kept.into_buffer_arg(),
             cells.into_buffer_arg(),
             c.into_buffer_arg(),
             grad_outputs.into_buffer_arg(),
@@ -232,7 +314,7 @@ fn in_one(
             batch,
             extent,
         );
-        plain::gradients::<CubeBackend>(input, h, kept, grad_products, states)
+        gradients(input, h, read, grad_products, states)
     });
     Layer { outputs, c: last, back: Some(back) }
 }
@@ -250,9 +332,9 @@ fn step_by_step(
     let Recurrence { weight, h, c } = recurrence;
     let (first_h, first_c) = (into_contiguous(h), into_contiguous(c));
     let outputs = empty(&products, [steps, batch, hidden]);
-    let gates = match with_back {
+    let kept = match with_back {
         true => empty(&products, [steps, batch, 4 * hidden]),
-        false => empty(&products, [1]),
+        false => empty(&products, [4]),
     };
     let client = products.client.clone();
     let (cubes, units) = elementwise(&client, batch * hidden);
@@ -273,10 +355,9 @@ fn step_by_step(
             next_state.into_buffer_arg(),
             next_cell.into_buffer_arg(),
             outputs.clone().into_buffer_arg(),
-            gates.clone().into_buffer_arg(),
+            kept.clone().into_buffer_arg(),
             step,
-            batch,
-            hidden,
+            batch * hidden,
             with_back,
         );
         let [next_state, next_cell] = next;
@@ -287,25 +368,25 @@ fn step_by_step(
         state = next_state;
     }
     let back = with_back.then(|| {
-        let (kept, last) = (outputs.clone(), cell.clone());
+        let (read, last) = (outputs.clone(), cell.clone());
         WayBack::new(move |grad_outputs, grad_c| {
             let grad_outputs = into_contiguous(grad_outputs);
             let transposed = CubeBackend::float_transpose(weight);
-            let grad_products = empty(&kept, [steps, batch, 4 * hidden]);
+            let grad_products = empty(&read, [steps, batch, 4 * hidden]);
             let of_c = match grad_c {
                 // Its numbers are about to change.
                 Some(grad) => into_contiguous(grad).copy(),
-                None => zeros(&kept, [batch, hidden]),
+                None => zeros(&read, [batch, hidden]),
             };
-            let mut recurrent = zeros(&kept, [batch, hidden]);
+            let mut recurrent = zeros(&read, [batch, hidden]);
             let mut cell = last;
             for (step, earlier) in cells.into_iter().enumerate().rev() {
-                let grad_gates = empty(&kept, [batch, 4 * hidden]);
+                let grad_gates = empty(&read, [batch, 4 * hidden]);
                 kernels::step_backward::launch(
                     &client,
                     cubes.clone(),
                     units,
-                    gates.clone().into_buffer_arg(),
+                    kept.clone().into_buffer_arg(),
                     cell.into_buffer_arg(),
                     earlier.clone().into_buffer_arg(),
                     grad_outputs.clone().into_buffer_arg(),
@@ -314,14 +395,13 @@ fn step_by_step(
                     grad_gates.clone().into_buffer_arg(),
                     grad_products.clone().into_buffer_arg(),
                     step,
-                    batch,
-                    hidden,
+                    batch * hidden,
                 );
                 recurrent =
                     into_contiguous(CubeBackend::float_matmul(grad_gates, transposed.clone()));
                 cell = earlier;
             }
-            plain::gradients::<CubeBackend>(input, first_h, kept, grad_products, [recurrent, of_c])
+            gradients(input, first_h, read, grad_products, [recurrent, of_c])
         })
     });
     Layer { outputs, c: cell, back }
@@ -451,6 +531,7 @@ mod tests {
             for grad_c in [None, Some(tensor(7, [batch, hidden], &device))] {
                 let plain = plain::layer::<CubeBackend>(input.clone(), recurrence.clone(), true);
                 let expected = plain.back.expect("asked for").go(grad.clone(), grad_c.clone());
+                let (input, recurrence) = side_by_side(input.clone(), recurrence.clone());
                 for (name, way) in &ways {
                     let products = || into_contiguous(plain::products::<CubeBackend>(&input));
                     let without = way(input.clone(), recurrence.clone(), products(), false);
@@ -512,7 +593,7 @@ mod tests {
     #[test]
     fn large_weights_and_small_devices_go_step_by_step() {
         let extent = |hidden, batch, units, shared| {
-            Sequence { steps: 9, batch, hidden }.extent(Limits { units, shared }, true)
+            Sequence { steps: 9, batch, hidden }.extent(Limits { units, shared, cubes: 64 }, true)
         };
         let (lanes, of_unit) = (|e: Extent| e.lanes, |e: Extent| e.of_unit);
         assert_eq!(extent(128, 1, 1024, 8192).map(lanes), Some(1));
@@ -522,5 +603,127 @@ mod tests {
         assert_eq!(extent(256, 1, 32, 4096), None, "too many for a unit");
         assert_eq!(extent(256, 1, 256, 2000), None, "too many for a group's memory");
         assert_eq!(extent(257, 1, 1024, 8192), None, "a large weight");
+    }
+}
+#[cfg(all(test, feature = "wgpu"))]
+#[allow(unused_qualifications, clippy::all)]
+mod timing {
+    use super::*;
+    use burn::backend::ops::*;
+    use burn::tensor::{Device, DeviceType, TensorData};
+    fn sync(d: &burn_cubecl::cubecl::Device) {
+        <CubeBackend as burn::backend::Backend>::sync(d).unwrap();
+    }
+    fn time(name: &str, d: &burn_cubecl::cubecl::Device, mut f: impl FnMut()) {
+        for _ in 0..3 {
+            f();
+        }
+        sync(d);
+        let n = 10;
+        let t = std::time::Instant::now();
+        for _ in 0..n {
+            f();
+        }
+        sync(d);
+        println!("{name:30} {:.2} ms", t.elapsed().as_secs_f64() * 1e3 / n as f64);
+    }
+    #[test]
+    #[ignore]
+    fn timing() {
+        let device = Device::enumerate(DeviceType::Wgpu).into_vec().into_iter().next().unwrap();
+        let burn::backend::DispatchDevice::Cube(d) = device.as_dispatch().clone() else { panic!() };
+        let t = |shape: Vec<usize>| {
+            let n: usize = shape.iter().product();
+            let v: Vec<f32> = (0..n).map(|k| (k as f32).cos() * 0.1).collect();
+            CubeBackend::float_from_data(TensorData::new(v, shape), &d)
+        };
+        let (steps, batch, h, v) = (50, 8, 64, 76);
+        let tokens: Vec<i32> = (0..steps * batch).map(|k| (k * 7919 % v) as i32).collect();
+        let tok = CubeBackend::int_from_data(TensorData::new(tokens, [steps, batch]), &d);
+        let input = LayerInput::<CubeBackend>::Tokens {
+            tokens: tok.clone(),
+            embedding: t(vec![v, h]),
+            weight: t(vec![h, 4 * h]),
+            bias: t(vec![4 * h]),
+        };
+        let rec = Recurrence::<CubeBackend> {
+            weight: t(vec![h, 4 * h]),
+            h: t(vec![batch, h]),
+            c: t(vec![batch, h]),
+        };
+        time("products", &d, || {
+            plain::products::<CubeBackend>(&input);
+        });
+        time("layer no back", &d, || {
+            CubeBackend::layer(input.clone(), rec.clone(), false);
+        });
+        time("layer with back", &d, || {
+            CubeBackend::layer(input.clone(), rec.clone(), true);
+        });
+        time("layer there and back", &d, || {
+            let l = CubeBackend::layer(input.clone(), rec.clone(), true);
+            l.back.unwrap().go(l.outputs, None);
+        });
+        let (gp, out, hh) =
+            (t(vec![steps, batch, 4 * h]), t(vec![steps, batch, h]), t(vec![batch, h]));
+        time("gradients", &d, || {
+            plain::gradients::<CubeBackend>(
+                input.clone(),
+                hh.clone(),
+                out.clone(),
+                gp.clone(),
+                [hh.clone(), hh.clone()],
+            );
+        });
+        let (fx, fw, fb) = (t(vec![400, h]), t(vec![h, v]), t(vec![v]));
+        let tg = CubeBackend::int_reshape(tok, Shape::new([400]));
+        time("linear 400x64x76", &d, || {
+            plain::linear::<CubeBackend>(fx.clone(), fw.clone(), fb.clone());
+        });
+        let gl = t(vec![400, v]);
+        time("linear back", &d, || {
+            plain::linear_back::<CubeBackend>(fx.clone(), fw.clone(), gl.clone());
+        });
+        time("cross entropy", &d, || {
+            CubeBackend::linear_cross_entropy(fx.clone(), fw.clone(), fb.clone(), tg.clone(), true);
+        });
+        time("sum", &d, || {
+            CubeBackend::float_sum(gl.clone());
+        });
+        time("sum dim", &d, || {
+            CubeBackend::float_sum_dim(gl.clone(), 0);
+        });
+        time("matmul 400x64x256", &d, || {
+            CubeBackend::float_matmul(fx.clone(), rec.weight.clone());
+        });
+        time("matmul 64x400x256", &d, || {
+            CubeBackend::float_matmul(
+                CubeBackend::float_transpose(fx.clone()),
+                CubeBackend::float_reshape(gp.clone(), Shape::new([400, 256])),
+            );
+        });
+        let step = AdamWStep {
+            learning_rate: 1e-3,
+            beta_1: 0.9,
+            beta_2: 0.99,
+            epsilon: 1e-8,
+            weight_decay: 0.01,
+            time: 3,
+        };
+        time("adamw 64x256", &d, || {
+            CubeBackend::adamw(
+                step,
+                rec.weight.clone(),
+                rec.weight.clone(),
+                [rec.weight.clone(), rec.weight.clone()],
+            );
+        });
+        time("add [400,256]", &d, || {
+            CubeBackend::float_add(gp.clone(), gp.clone());
+        });
+        let (a, b) = (t(vec![1024, 1024]), t(vec![1024, 1024]));
+        time("matmul 1024", &d, || {
+            CubeBackend::float_matmul(a.clone(), b.clone());
+        });
     }
 }

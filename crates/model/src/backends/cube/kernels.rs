@@ -21,6 +21,60 @@ fn squash(x: f32) -> f32 {
     clamp_nan(x, -15.0f32, 15.0f32).tanh()
 }
 
+/// i, f, g and o of a hidden unit side by side: one load where four would be.
+type Gates = Vector<f32, Const<4>>;
+
+#[cube]
+fn gates(i: f32, f: f32, g: f32, o: f32) -> Gates {
+    let mut gates = Gates::empty();
+    gates.insert(0usize, i);
+    gates.insert(1usize, f);
+    gates.insert(2usize, g);
+    gates.insert(3usize, o);
+    gates
+}
+
+#[cube]
+fn activate(sums: Gates) -> Gates {
+    gates(
+        sigmoid(sums.extract(0usize)),
+        sigmoid(sums.extract(1usize)),
+        squash(sums.extract(2usize)),
+        sigmoid(sums.extract(3usize)),
+    )
+}
+
+/// The cell state behind a step.
+#[cube]
+fn next_cell(activated: Gates, cell: f32) -> f32 {
+    activated.extract(1usize) * cell + activated.extract(0usize) * activated.extract(2usize)
+}
+
+/// The gradients of the gates' sums, from the activated gates, the cell states behind and before
+/// the step and the gradients of h and c.
+#[cube]
+fn unit_backward(
+    activated: Gates,
+    cell: f32,
+    earlier: f32,
+    grad_h: f32,
+    grad_c: f32,
+) -> (Gates, f32) {
+    let i = activated.extract(0usize);
+    let f = activated.extract(1usize);
+    let g = activated.extract(2usize);
+    let o = activated.extract(3usize);
+    let squashed = squash(cell);
+    let grad = grad_c + grad_h * o * (1.0f32 - squashed * squashed);
+    let of_sums = gates(
+        grad * g * i * (1.0f32 - i),
+        grad * earlier * f * (1.0f32 - f),
+        grad * i * (1.0f32 - g * g),
+        grad_h * squashed * o * (1.0f32 - o),
+    );
+    (of_sums, grad * f)
+}
+
 /// The extent of a sequence and how its work is divided: what the kernel is compiled for.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub(super) struct Extent {
@@ -37,17 +91,17 @@ pub(super) struct Extent {
 /// A layer's recurrence over a whole sequence. A cube owns some lanes, and its units meet once per
 /// step to hand each other the hidden states.
 ///
-/// products `[T, B, 4H]`, weight `[H, 4H]`, h and c `[B, H]`; outputs `[T, B, H]`, gates
-/// `[T, B, 4H]` behind their activations and cells `[T, B, H]`, or without `keep` nothing and
-/// `[B, H]`.
+/// products `[T, B, H]` of gates, weight `[H, H]` of gates, h and c `[B, H]`; outputs `[T, B, H]`,
+/// kept `[T, B, H]` of gates behind their activations and cells `[T, B, H]`, or without `keep`
+/// nothing and `[B, H]`.
 #[cube(launch)]
 pub(super) fn sequence_forward(
-    products: &[f32],
-    weight: &[f32],
+    products: &[Gates],
+    weight: &[Gates],
     h: &[f32],
     c: &[f32],
     outputs: &mut [f32],
-    gates: &mut [f32],
+    kept: &mut [Gates],
     cells: &mut [f32],
     steps: usize,
     batch: usize,
@@ -61,9 +115,9 @@ pub(super) fn sequence_forward(
     let units = CUBE_DIM_X as usize;
 
     // Two copies in turns: one is read while the other is written.
-    let mut states = Shared::new_slice(comptime!(2 * lanes * hidden));
+    let mut states = Shared::<[f32]>::new_slice(comptime!(2 * lanes * hidden));
     let mut cell = Array::<f32>::new(comptime!(of_unit * lanes));
-    let mut sums = Array::<f32>::new(comptime!(of_unit * lanes * 4));
+    let mut sums = Array::<Gates>::new(comptime!(of_unit * lanes));
 
     #[unroll]
     for own in 0..of_unit {
@@ -71,9 +125,16 @@ pub(super) fn sequence_forward(
         #[unroll]
         for l in 0..lanes {
             let lane = first_lane + l;
-            if u < hidden && lane < batch {
-                states[l * hidden + u] = h[lane * hidden + u];
-                cell[own * lanes + l] = c[lane * hidden + u];
+            if u < hidden {
+                // Lanes beyond the last go through the motions; what they read are numbers.
+                let mut state = 0.0f32;
+                let mut before = 0.0f32;
+                if lane < batch {
+                    state = h[lane * hidden + u];
+                    before = c[lane * hidden + u];
+                }
+                states[l * hidden + u] = state;
+                cell[own * lanes + l] = before;
             }
         }
     }
@@ -85,58 +146,37 @@ pub(super) fn sequence_forward(
         #[unroll]
         for own in 0..of_unit {
             let u = own * units + unit;
-            #[unroll]
-            for l in 0..lanes {
-                let lane = first_lane + l;
-                if u < hidden && lane < batch {
-                    #[unroll]
-                    for gate in 0..4usize {
-                        sums[(own * lanes + l) * 4 + gate] =
-                            products[((step * batch + lane) * 4 + gate) * hidden + u];
+            if u < hidden {
+                #[unroll]
+                for l in 0..lanes {
+                    let lane = first_lane + l;
+                    sums[own * lanes + l] = Gates::new(0.0f32);
+                    if lane < batch {
+                        sums[own * lanes + l] = products[(step * batch + lane) * hidden + u];
                     }
                 }
-            }
-        }
-        for k in 0..hidden {
-            #[unroll]
-            for own in 0..of_unit {
-                let u = own * units + unit;
-                if u < hidden {
+                for k in 0..hidden {
+                    let w = weight[k * hidden + u];
                     #[unroll]
-                    for gate in 0..4usize {
-                        let w = weight[(k * 4 + gate) * hidden + u];
-                        #[unroll]
-                        for l in 0..lanes {
-                            sums[(own * lanes + l) * 4 + gate] += w * states[read + l * hidden + k];
-                        }
+                    for l in 0..lanes {
+                        sums[own * lanes + l] += w * Gates::new(states[read + l * hidden + k]);
                     }
                 }
-            }
-        }
-        #[unroll]
-        for own in 0..of_unit {
-            let u = own * units + unit;
-            #[unroll]
-            for l in 0..lanes {
-                let lane = first_lane + l;
-                if u < hidden && lane < batch {
-                    let at = (own * lanes + l) * 4;
-                    let i = sigmoid(sums[at]);
-                    let f = sigmoid(sums[at + 1]);
-                    let g = squash(sums[at + 2]);
-                    let o = sigmoid(sums[at + 3]);
-                    let next = f * cell[own * lanes + l] + i * g;
+                #[unroll]
+                for l in 0..lanes {
+                    let lane = first_lane + l;
+                    let activated = activate(sums[own * lanes + l]);
+                    let next = next_cell(activated, cell[own * lanes + l]);
                     cell[own * lanes + l] = next;
-                    let state = o * squash(next);
+                    let state = activated.extract(3usize) * squash(next);
                     states[write + l * hidden + u] = state;
-                    let row = step * batch + lane;
-                    outputs[row * hidden + u] = state;
-                    if comptime!(extent.keep) {
-                        gates[row * 4 * hidden + u] = i;
-                        gates[(row * 4 + 1) * hidden + u] = f;
-                        gates[(row * 4 + 2) * hidden + u] = g;
-                        gates[(row * 4 + 3) * hidden + u] = o;
-                        cells[row * hidden + u] = next;
+                    if lane < batch {
+                        let at = (step * batch + lane) * hidden + u;
+                        outputs[at] = state;
+                        if comptime!(extent.keep) {
+                            kept[at] = activated;
+                            cells[at] = next;
+                        }
                     }
                 }
             }
@@ -159,44 +199,20 @@ pub(super) fn sequence_forward(
     }
 }
 
-/// The gradients of the gates' sums and of the cell state before the step: i, f, g, o, c. From the
-/// activated gates, the cell states behind and before the step, and the gradients of h and c.
-#[cube]
-fn unit_backward(
-    i: f32,
-    f: f32,
-    g: f32,
-    o: f32,
-    cell: f32,
-    earlier: f32,
-    grad_h: f32,
-    grad_c: f32,
-) -> (f32, f32, f32, f32, f32) {
-    let squashed = squash(cell);
-    let grad = grad_c + grad_h * o * (1.0f32 - squashed * squashed);
-    (
-        grad * g * i * (1.0f32 - i),
-        grad * earlier * f * (1.0f32 - f),
-        grad * i * (1.0f32 - g * g),
-        grad_h * squashed * o * (1.0f32 - o),
-        grad * f,
-    )
-}
-
 /// Back through [`sequence_forward`], with the same division of the work.
 ///
-/// weight is the transpose, `[4H, H]`; gates, cells and c are as there; grad_outputs `[T, B, H]`,
-/// grad_last `[B, H]`, the gradient of the last cell states; the results are those of products,
-/// h and c.
+/// weight `[H, H]` has rows and columns changed places; kept, cells and c are as there;
+/// grad_outputs `[T, B, H]`, grad_last `[B, H]`, the gradient of the last cell states; the results
+/// are those of products, h and c.
 #[cube(launch)]
 pub(super) fn sequence_backward(
-    weight: &[f32],
-    gates: &[f32],
+    weight: &[Gates],
+    kept: &[Gates],
     cells: &[f32],
     c: &[f32],
     grad_outputs: &[f32],
     grad_last: &[f32],
-    grad_products: &mut [f32],
+    grad_products: &mut [Gates],
     grad_h: &mut [f32],
     grad_c: &mut [f32],
     steps: usize,
@@ -209,12 +225,11 @@ pub(super) fn sequence_backward(
     let first_lane = CUBE_POS_X as usize * lanes;
     let unit = UNIT_POS_X as usize;
     let units = CUBE_DIM_X as usize;
-    let copy = comptime!(lanes * 4 * hidden);
 
     // The gradients of the gates' sums one step later; two copies in turns.
-    let mut later = Shared::new_slice(comptime!(2 * lanes * 4 * hidden));
+    let mut later = Shared::<[Gates]>::new_slice(comptime!(2 * lanes * hidden));
     let mut of_c = Array::<f32>::new(comptime!(of_unit * lanes));
-    let mut of_h = Array::<f32>::new(comptime!(of_unit * lanes));
+    let mut sums = Array::<Gates>::new(comptime!(lanes));
 
     #[unroll]
     for own in 0..of_unit {
@@ -222,6 +237,7 @@ pub(super) fn sequence_backward(
         #[unroll]
         for l in 0..lanes {
             let lane = first_lane + l;
+            of_c[own * lanes + l] = 0.0f32;
             if u < hidden && lane < batch {
                 of_c[own * lanes + l] = grad_last[lane * hidden + u];
             }
@@ -230,73 +246,57 @@ pub(super) fn sequence_backward(
 
     // One more round, for the gradient of the initial state.
     for round in 0..steps + 1 {
-        let read = (round % 2) * copy;
-        let write = copy - read;
+        let read = (round % 2) * (lanes * hidden);
+        let write = (lanes * hidden) - read;
         #[unroll]
         for own in 0..of_unit {
             let u = own * units + unit;
-            #[unroll]
-            for l in 0..lanes {
-                let lane = first_lane + l;
-                of_h[own * lanes + l] = 0.0f32;
-                if u < hidden && lane < batch && round < steps {
-                    let row = (steps - 1 - round) * batch + lane;
-                    of_h[own * lanes + l] = grad_outputs[row * hidden + u];
-                }
-            }
-        }
-        if round > 0 {
-            for k in 0..4 * hidden {
+            if u < hidden {
                 #[unroll]
-                for own in 0..of_unit {
-                    let u = own * units + unit;
-                    if u < hidden {
+                for l in 0..lanes {
+                    sums[l] = Gates::new(0.0f32);
+                }
+                if round > 0 {
+                    for k in 0..hidden {
                         let w = weight[k * hidden + u];
                         #[unroll]
                         for l in 0..lanes {
-                            of_h[own * lanes + l] += w * later[read + l * 4 * hidden + k];
+                            sums[l] += w * later[read + l * hidden + k];
                         }
                     }
                 }
-            }
-        }
-        #[unroll]
-        for own in 0..of_unit {
-            let u = own * units + unit;
-            #[unroll]
-            for l in 0..lanes {
-                let lane = first_lane + l;
-                if u < hidden && lane < batch {
-                    if round < steps {
-                        let step = steps - 1 - round;
-                        let row = step * batch + lane;
-                        let mut earlier = c[lane * hidden + u];
-                        if step > 0 {
-                            earlier = cells[(row - batch) * hidden + u];
+                #[unroll]
+                for l in 0..lanes {
+                    let lane = first_lane + l;
+                    let mut of_h = sums[l].extract(0usize)
+                        + sums[l].extract(1usize)
+                        + sums[l].extract(2usize)
+                        + sums[l].extract(3usize);
+                    if lane < batch {
+                        if round < steps {
+                            let step = steps - 1 - round;
+                            let at = (step * batch + lane) * hidden + u;
+                            of_h += grad_outputs[at];
+                            let mut earlier = c[lane * hidden + u];
+                            if step > 0 {
+                                earlier = cells[at - batch * hidden];
+                            }
+                            let (of_sums, before) = unit_backward(
+                                kept[at],
+                                cells[at],
+                                earlier,
+                                of_h,
+                                of_c[own * lanes + l],
+                            );
+                            of_c[own * lanes + l] = before;
+                            later[write + l * hidden + u] = of_sums;
+                            grad_products[at] = of_sums;
+                        } else {
+                            grad_h[lane * hidden + u] = of_h;
+                            grad_c[lane * hidden + u] = of_c[own * lanes + l];
                         }
-                        let (of_i, of_f, of_g, of_o, before) = unit_backward(
-                            gates[row * 4 * hidden + u],
-                            gates[(row * 4 + 1) * hidden + u],
-                            gates[(row * 4 + 2) * hidden + u],
-                            gates[(row * 4 + 3) * hidden + u],
-                            cells[row * hidden + u],
-                            earlier,
-                            of_h[own * lanes + l],
-                            of_c[own * lanes + l],
-                        );
-                        of_c[own * lanes + l] = before;
-                        let at = write + l * 4 * hidden + u;
-                        later[at] = of_i;
-                        later[at + hidden] = of_f;
-                        later[at + 2 * hidden] = of_g;
-                        later[at + 3 * hidden] = of_o;
-                        grad_products[row * 4 * hidden + u] = of_i;
-                        grad_products[(row * 4 + 1) * hidden + u] = of_f;
-                        grad_products[(row * 4 + 2) * hidden + u] = of_g;
-                        grad_products[(row * 4 + 3) * hidden + u] = of_o;
                     } else {
-                        grad_h[lane * hidden + u] = of_h[own * lanes + l];
-                        grad_c[lane * hidden + u] = of_c[own * lanes + l];
+                        later[write + l * hidden + u] = Gates::new(0.0f32);
                     }
                 }
             }
@@ -308,42 +308,32 @@ pub(super) fn sequence_backward(
 /// A single step where the recurrent product was formed elsewhere: activations and the new state of
 /// one hidden unit in one lane.
 ///
-/// products and gates are those of all steps, recurrent is `[B, 4H]`, earlier and cell are the cell
-/// states before and behind the step, and state the hidden state behind it, `[B, H]`.
+/// products and kept are those of all steps, recurrent is `[B, H]` of gates, earlier and cell are
+/// the cell states before and behind the step, and state the hidden state behind it, `[B, H]`.
 #[cube(launch)]
 pub(super) fn step_forward(
-    products: &[f32],
-    recurrent: &[f32],
+    products: &[Gates],
+    recurrent: &[Gates],
     earlier: &[f32],
     state: &mut [f32],
     cell: &mut [f32],
     outputs: &mut [f32],
-    gates: &mut [f32],
+    kept: &mut [Gates],
     step: usize,
-    batch: usize,
-    #[comptime] hidden: usize,
+    count: usize,
     #[comptime] keep: bool,
 ) {
-    let at = ABSOLUTE_POS;
-    if at < batch * hidden {
-        let lane = at / hidden;
-        let u = at % hidden;
-        let row = (step * batch + lane) * 4 * hidden + u;
-        let own = lane * 4 * hidden + u;
-        let i = sigmoid(products[row] + recurrent[own]);
-        let f = sigmoid(products[row + hidden] + recurrent[own + hidden]);
-        let g = squash(products[row + 2 * hidden] + recurrent[own + 2 * hidden]);
-        let o = sigmoid(products[row + 3 * hidden] + recurrent[own + 3 * hidden]);
-        let next = f * earlier[at] + i * g;
-        let h = o * squash(next);
-        cell[at] = next;
-        state[at] = h;
-        outputs[step * batch * hidden + at] = h;
+    let own = ABSOLUTE_POS;
+    if own < count {
+        let at = step * count + own;
+        let activated = activate(products[at] + recurrent[own]);
+        let next = next_cell(activated, earlier[own]);
+        let h = activated.extract(3usize) * squash(next);
+        cell[own] = next;
+        state[own] = h;
+        outputs[at] = h;
         if comptime!(keep) {
-            gates[row] = i;
-            gates[row + hidden] = f;
-            gates[row + 2 * hidden] = g;
-            gates[row + 3 * hidden] = o;
+            kept[at] = activated;
         }
     }
 }
@@ -351,48 +341,29 @@ pub(super) fn step_forward(
 /// Back through [`step_forward`].
 ///
 /// recurrent is what flows into the hidden state from the step behind, `[B, H]`; of_c the gradient
-/// of the cell state, changed in place; grad_gates `[B, 4H]` gets the gradients of the gates' sums,
-/// as does their place in grad_products.
+/// of the cell state, changed in place; grad_gates, `[B, H]` of gates, gets the gradients of the
+/// gates' sums, as does their place in grad_products.
 #[cube(launch)]
 pub(super) fn step_backward(
-    gates: &[f32],
+    kept: &[Gates],
     cell: &[f32],
     earlier: &[f32],
     grad_outputs: &[f32],
     recurrent: &[f32],
     of_c: &mut [f32],
-    grad_gates: &mut [f32],
-    grad_products: &mut [f32],
+    grad_gates: &mut [Gates],
+    grad_products: &mut [Gates],
     step: usize,
-    batch: usize,
-    #[comptime] hidden: usize,
+    count: usize,
 ) {
-    let at = ABSOLUTE_POS;
-    if at < batch * hidden {
-        let lane = at / hidden;
-        let u = at % hidden;
-        let row = (step * batch + lane) * 4 * hidden + u;
-        let own = lane * 4 * hidden + u;
-        let of_h = grad_outputs[step * batch * hidden + at] + recurrent[at];
-        let (of_i, of_f, of_g, of_o, before) = unit_backward(
-            gates[row],
-            gates[row + hidden],
-            gates[row + 2 * hidden],
-            gates[row + 3 * hidden],
-            cell[at],
-            earlier[at],
-            of_h,
-            of_c[at],
-        );
-        of_c[at] = before;
-        grad_gates[own] = of_i;
-        grad_gates[own + hidden] = of_f;
-        grad_gates[own + 2 * hidden] = of_g;
-        grad_gates[own + 3 * hidden] = of_o;
-        grad_products[row] = of_i;
-        grad_products[row + hidden] = of_f;
-        grad_products[row + 2 * hidden] = of_g;
-        grad_products[row + 3 * hidden] = of_o;
+    let own = ABSOLUTE_POS;
+    if own < count {
+        let at = step * count + own;
+        let of_h = grad_outputs[at] + recurrent[own];
+        let (of_sums, before) = unit_backward(kept[at], cell[own], earlier[own], of_h, of_c[own]);
+        of_c[own] = before;
+        grad_gates[own] = of_sums;
+        grad_products[at] = of_sums;
     }
 }
 
