@@ -7,6 +7,7 @@
 mod kernels;
 
 use burn::backend::TensorMetadata;
+use burn::backend::cubecl::dtype_to_storage_type;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Shape, Slice};
@@ -26,14 +27,12 @@ impl Kernels for CubeBackend {
         recurrence: Recurrence<Self>,
         with_back: bool,
     ) -> Layer<Self> {
-        let (input, recurrence) = side_by_side(input, recurrence);
-        let products = into_contiguous(plain::products::<Self>(&input));
-        let [steps, batch, width] = products.shape().dims();
-        let sequence = Sequence { steps, batch, hidden: width / 4 };
-        let limits = Limits::of(&products.client);
-        match sequence.extent(limits, with_back) {
-            Some(extent) => in_one(sequence, extent, input, recurrence, products),
-            None => step_by_step(sequence, input, recurrence, products, with_back),
+        let reading = Reading::new(input);
+        let sequence = reading.extent(&recurrence);
+        let limits = Limits::of(&recurrence.h.client);
+        match sequence.division(limits) {
+            Some(division) => in_one(sequence, division, reading, recurrence, with_back),
+            None => step_by_step(sequence, reading, recurrence, with_back),
         }
     }
 
@@ -62,7 +61,7 @@ impl Kernels for CubeBackend {
         let logits = if logits.can_mut() { logits } else { logits.copy() };
         let losses = empty(&logits, [rows]);
         let targets = into_contiguous(targets);
-        let index = burn::backend::cubecl::dtype_to_storage_type(targets.dtype);
+        let index = dtype_to_storage_type(targets.dtype);
         let client = logits.client.clone();
         let (count, dim) = elementwise(&client, rows);
         kernels::softmax_loss::launch(
@@ -120,48 +119,122 @@ impl Kernels for CubeBackend {
     }
 }
 
-/// The same layer with the four gates of a hidden unit side by side, as the kernels read them: the
-/// last axis of products, weights and bias is `[H, 4]` and no longer `[4, H]`.
-fn side_by_side(
+/// What a layer reads, with the four gates of a hidden unit side by side, as the kernels have them:
+/// the last axis of products, weights and bias is `[H, 4]` and no longer `[4, H]`.
+#[derive(Clone)]
+struct Reading {
     input: LayerInput<CubeBackend>,
-    Recurrence { weight, h, c }: Recurrence<CubeBackend>,
-) -> (LayerInput<CubeBackend>, Recurrence<CubeBackend>) {
-    let input = match input {
-        LayerInput::Products(products) => LayerInput::Products(swap_gates(products, Axes::Blocks)),
-        LayerInput::Dense { x, weight, bias } => LayerInput::Dense {
-            x,
-            weight: swap_gates(weight, Axes::Blocks),
-            bias: swap_gates(bias, Axes::Blocks),
-        },
-        LayerInput::Tokens { tokens, embedding, weight, bias } => LayerInput::Tokens {
-            tokens,
-            embedding,
-            weight: swap_gates(weight, Axes::Blocks),
-            bias: swap_gates(bias, Axes::Blocks),
-        },
-    };
-    (input, Recurrence { weight: swap_gates(weight, Axes::Blocks), h, c })
+    /// `[T, B]`, where the input is a vocabulary's embeddings, `[1, V, E]`: a text has far more
+    /// places than distinct tokens, which are multiplied once each.
+    tokens: Option<CubeTensor>,
 }
 
-/// The gradients in the order of [`WayBack`], with the gates in blocks again.
-fn gradients(
-    input: LayerInput<CubeBackend>,
-    h: CubeTensor,
-    outputs: CubeTensor,
-    grad_products: CubeTensor,
-    grad_states: [CubeTensor; 2],
-) -> Vec<CubeTensor> {
-    // Products stand alone before the recurrent weight; an input stands before its weight and bias.
-    let with_gates = match input {
-        LayerInput::Products(_) => 0..2,
-        LayerInput::Dense { .. } | LayerInput::Tokens { .. } => 1..4,
-    };
-    let gradients = plain::gradients::<CubeBackend>(input, h, outputs, grad_products, grad_states);
-    let in_blocks = |(index, gradient)| match with_gates.contains(&index) {
-        true => swap_gates(gradient, Axes::SideBySide),
-        false => gradient,
-    };
-    gradients.into_iter().enumerate().map(in_blocks).collect()
+impl Reading {
+    fn new(input: LayerInput<CubeBackend>) -> Self {
+        /// Tokens whose gradients are summed by looking for each at every place.
+        const FEW: usize = 512;
+        let side_by_side = |tensor| swap_gates(tensor, Axes::Blocks);
+        let (input, tokens) = match input {
+            LayerInput::Products(products) => (LayerInput::Products(side_by_side(products)), None),
+            LayerInput::Dense { x, weight, bias } => {
+                let (weight, bias) = (side_by_side(weight), side_by_side(bias));
+                (LayerInput::Dense { x, weight, bias }, None)
+            }
+            LayerInput::Tokens { tokens, embedding, weight, bias } => {
+                let (weight, bias) = (side_by_side(weight), side_by_side(bias));
+                let [vocabulary, width] = embedding.shape().dims();
+                if vocabulary <= FEW {
+                    let shape = Shape::new([1, vocabulary, width]);
+                    let x = CubeBackend::float_reshape(embedding, shape);
+                    (LayerInput::Dense { x, weight, bias }, Some(into_contiguous(tokens)))
+                } else {
+                    (LayerInput::Tokens { tokens, embedding, weight, bias }, None)
+                }
+            }
+        };
+        Self { input, tokens }
+    }
+
+    fn extent(&self, recurrence: &Recurrence<CubeBackend>) -> Sequence {
+        let [batch, hidden] = recurrence.h.shape().dims();
+        let places = match (&self.tokens, &self.input) {
+            (Some(tokens), _) | (None, LayerInput::Tokens { tokens, .. }) => tokens.shape(),
+            (None, LayerInput::Products(products)) => products.shape(),
+            (None, LayerInput::Dense { x, .. }) => x.shape(),
+        };
+        Sequence { steps: places[0], batch, hidden }
+    }
+
+    /// The input's share of the gates: of every place, or of every token.
+    fn products(&self) -> CubeTensor {
+        into_contiguous(plain::products::<CubeBackend>(&self.input))
+    }
+
+    /// The tokens for a kernel, which wants some in any case, and their type.
+    fn token_argument(&self, like: &CubeTensor) -> (CubeTensor, ElemType) {
+        let tokens = self.tokens.clone().unwrap_or_else(|| {
+            let (client, device) = (like.client.clone(), like.device.clone());
+            empty_device_contiguous_dtype(client, device, Shape::new([1]), DType::I32)
+        });
+        let element = dtype_to_storage_type(tokens.dtype);
+        (tokens, element)
+    }
+
+    /// The gradients in the order of [`WayBack`], with the gates in blocks again. `outputs` is
+    /// `[T, B, H]`, `h` the initial state.
+    fn gradients(
+        self,
+        h: CubeTensor,
+        outputs: CubeTensor,
+        grad_products: CubeTensor,
+        grad_states: [CubeTensor; 2],
+    ) -> Vec<CubeTensor> {
+        let of_recurrent =
+            plain::recurrent_gradient::<CubeBackend>(h, outputs, grad_products.clone());
+        let mut results = match (self.tokens, &self.input) {
+            (Some(tokens), LayerInput::Dense { x, .. }) => {
+                let shape = x.shape();
+                let grad_table = sum_by_token(tokens, grad_products, shape[1]);
+                let mut results =
+                    plain::input_gradients::<CubeBackend>(self.input.clone(), grad_table);
+                let of_embedding = results.remove(0);
+                let shape = Shape::new([shape[1], shape[2]]);
+                results.insert(0, CubeBackend::float_reshape(of_embedding, shape));
+                results
+            }
+            _ => plain::input_gradients::<CubeBackend>(self.input.clone(), grad_products),
+        };
+        // All but a vector's or an embedding's have gates.
+        let first = usize::from(!matches!(self.input, LayerInput::Products(_)));
+        results.push(of_recurrent);
+        for gradient in &mut results[first..] {
+            *gradient = swap_gates(gradient.clone(), Axes::SideBySide);
+        }
+        results.extend(grad_states);
+        results
+    }
+}
+
+/// The sums of the rows that belong to the same token: `[1, V, 4H]` from `[T, B, 4H]`.
+fn sum_by_token(tokens: CubeTensor, grad_products: CubeTensor, vocabulary: usize) -> CubeTensor {
+    let [steps, batch, width] = grad_products.shape().dims();
+    let grad_table = empty(&grad_products, [1, vocabulary, width]);
+    let (hidden, element) = (width / 4, dtype_to_storage_type(tokens.dtype));
+    let client = grad_products.client.clone();
+    let (cubes, units) = elementwise(&client, vocabulary * hidden);
+    kernels::sum_by_token::launch(
+        &client,
+        cubes,
+        units,
+        tokens.into_buffer_arg(),
+        grad_products.into_buffer_arg(),
+        grad_table.clone().into_buffer_arg(),
+        steps * batch,
+        vocabulary * hidden,
+        hidden,
+        element,
+    );
+    grad_table
 }
 
 /// How the last axis of a tensor holds the gates.
@@ -195,6 +268,15 @@ struct Sequence {
     hidden: usize,
 }
 
+/// How the work on a sequence is divided.
+#[derive(Clone, Copy, Debug)]
+struct Division {
+    /// Lanes of a cube.
+    lanes: usize,
+    /// Hidden units of a unit of the device, at most.
+    of_unit: usize,
+}
+
 /// What a device can do at a time.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
@@ -225,7 +307,7 @@ impl Limits {
 impl Sequence {
     /// How a cube takes some lanes through all steps; `None` where it should not: each cube reads
     /// the whole weight at every step, which pays as long as that is small.
-    fn extent(self, limits: Limits, keep: bool) -> Option<Extent> {
+    fn division(self, limits: Limits) -> Option<Division> {
         /// Hidden units up to which a weight, 1 MiB then, is read again and again.
         const MOST_HIDDEN: usize = 256;
         const MOST_LANES: usize = 4;
@@ -239,7 +321,7 @@ impl Sequence {
             return None;
         }
         let lanes = (batch / limits.cubes).clamp(1, MOST_LANES.min(room));
-        Some(Extent { hidden, lanes, of_unit, keep })
+        Some(Division { lanes, of_unit })
     }
 
     /// Units of a cube.
@@ -251,18 +333,21 @@ impl Sequence {
 /// A layer in one launch, and one for the way back.
 fn in_one(
     sequence: Sequence,
-    extent: Extent,
-    input: LayerInput<CubeBackend>,
-    recurrence: Recurrence<CubeBackend>,
-    products: CubeTensor,
+    Division { lanes, of_unit }: Division,
+    reading: Reading,
+    Recurrence { weight, h, c }: Recurrence<CubeBackend>,
+    keep: bool,
 ) -> Layer<CubeBackend> {
     let Sequence { steps, batch, hidden } = sequence;
-    let Recurrence { weight, h, c } = recurrence;
-    let [weight, h, c] = [weight, h, c].map(into_contiguous);
-    let cubes = CubeCount::Static(batch.div_ceil(extent.lanes) as u32, 1, 1);
-    let units = CubeDim::new_1d(hidden.div_ceil(extent.of_unit) as u32);
+    let extent = Extent { hidden, lanes, of_unit, keep, by_token: reading.tokens.is_some() };
+    let (h, c) = (into_contiguous(h), into_contiguous(c));
+    let weight = swap_gates(weight, Axes::Blocks);
+    let products = reading.products();
+    let (tokens, element) = reading.token_argument(&products);
+    let cubes = CubeCount::Static(batch.div_ceil(lanes) as u32, 1, 1);
+    let units = CubeDim::new_1d(hidden.div_ceil(of_unit) as u32);
     let outputs = empty(&products, [steps, batch, hidden]);
-    let (kept, cells) = match extent.keep {
+    let (kept, cells) = match keep {
         true => {
             (empty(&products, [steps, batch, 4 * hidden]), empty(&products, [steps, batch, hidden]))
         }
@@ -273,6 +358,7 @@ fn in_one(
         &client,
         cubes.clone(),
         units,
+        tokens.into_buffer_arg(),
         products.into_buffer_arg(),
         weight.clone().into_buffer_arg(),
         h.clone().into_buffer_arg(),
@@ -283,8 +369,9 @@ fn in_one(
         steps,
         batch,
         extent,
+        element,
     );
-    if !extent.keep {
+    if !keep {
         return Layer { outputs, c: cells, back: None };
     }
     let last = step_of(cells.clone(), steps - 1);
@@ -314,7 +401,7 @@ fn in_one(
             batch,
             extent,
         );
-        gradients(input, h, read, grad_products, states)
+        reading.gradients(h, read, grad_products, states)
     });
     Layer { outputs, c: last, back: Some(back) }
 }
@@ -323,14 +410,15 @@ fn in_one(
 /// that comes behind it.
 fn step_by_step(
     sequence: Sequence,
-    input: LayerInput<CubeBackend>,
-    recurrence: Recurrence<CubeBackend>,
-    products: CubeTensor,
+    reading: Reading,
+    Recurrence { weight, h, c }: Recurrence<CubeBackend>,
     with_back: bool,
 ) -> Layer<CubeBackend> {
     let Sequence { steps, batch, hidden } = sequence;
-    let Recurrence { weight, h, c } = recurrence;
     let (first_h, first_c) = (into_contiguous(h), into_contiguous(c));
+    let weight = swap_gates(weight, Axes::Blocks);
+    let products = reading.products();
+    let (tokens, element) = reading.token_argument(&products);
     let outputs = empty(&products, [steps, batch, hidden]);
     let kept = match with_back {
         true => empty(&products, [steps, batch, 4 * hidden]),
@@ -349,6 +437,7 @@ fn step_by_step(
             &client,
             cubes.clone(),
             units,
+            tokens.clone().into_buffer_arg(),
             products.clone().into_buffer_arg(),
             recurrent.into_buffer_arg(),
             cell.clone().into_buffer_arg(),
@@ -357,8 +446,11 @@ fn step_by_step(
             outputs.clone().into_buffer_arg(),
             kept.clone().into_buffer_arg(),
             step,
-            batch * hidden,
+            batch,
+            hidden,
             with_back,
+            reading.tokens.is_some(),
+            element,
         );
         let [next_state, next_cell] = next;
         let earlier = std::mem::replace(&mut cell, next_cell);
@@ -401,7 +493,7 @@ fn step_by_step(
                     into_contiguous(CubeBackend::float_matmul(grad_gates, transposed.clone()));
                 cell = earlier;
             }
-            gradients(input, first_h, read, grad_products, [recurrent, of_c])
+            reading.gradients(first_h, read, grad_products, [recurrent, of_c])
         })
     });
     Layer { outputs, c: cell, back }
@@ -487,61 +579,67 @@ mod tests {
         }
     }
 
-    type Way = Box<
-        dyn Fn(
-            LayerInput<CubeBackend>,
-            Recurrence<CubeBackend>,
-            CubeTensor,
-            bool,
-        ) -> Layer<CubeBackend>,
-    >;
-
     /// However the work is divided over cubes and units, and step by step.
     #[test]
     fn every_division_of_the_work_makes_the_plain_layer() {
         let Some(device) = device() else { return };
+        let divisions = [(1, 1), (2, 1), (1, 2), (3, 4)];
+        let divisions = divisions.map(|(lanes, of_unit)| Some(Division { lanes, of_unit }));
         for [steps, batch, hidden] in [[1, 1, 1], [5, 3, 7], [4, 5, 33]] {
             let sequence = Sequence { steps, batch, hidden };
-            let mut ways: Vec<(String, Way)> = vec![(
-                "step by step".to_owned(),
-                Box::new(move |input, recurrence, products, keep| {
-                    step_by_step(sequence, input, recurrence, products, keep)
-                }),
-            )];
-            for (lanes, of_unit) in [(1, 1), (2, 1), (1, 2), (3, 4)] {
-                ways.push((
-                    format!("{lanes} lanes, {of_unit} of a unit"),
-                    Box::new(move |input, recurrence, products, keep| {
-                        let extent = Extent { hidden, lanes, of_unit, keep };
-                        in_one(sequence, extent, input, recurrence, products)
-                    }),
-                ));
-            }
-            let input = LayerInput::Dense {
-                x: tensor(0, [steps, batch, 4], &device),
-                weight: tensor(1, [4, 4 * hidden], &device),
-                bias: tensor(2, [4 * hidden], &device),
-            };
+            let (weight, bias) =
+                (tensor(1, [4, 4 * hidden], &device), tensor(2, [4 * hidden], &device));
+            let tokens: Vec<i32> = (0..steps * batch).map(|k| (k * k % 6) as i32).collect();
+            let tokens = TensorData::new(tokens, [steps, batch]);
+            // A small vocabulary, whose products are formed once, and a large one.
+            let inputs = [
+                LayerInput::Products(tensor(0, [steps, batch, 4 * hidden], &device)),
+                LayerInput::Dense {
+                    x: tensor(0, [steps, batch, 4], &device),
+                    weight: weight.clone(),
+                    bias: bias.clone(),
+                },
+                LayerInput::Tokens {
+                    tokens: CubeBackend::int_from_data(tokens.clone(), &device),
+                    embedding: tensor(0, [7, 4], &device),
+                    weight: weight.clone(),
+                    bias: bias.clone(),
+                },
+                LayerInput::Tokens {
+                    tokens: CubeBackend::int_from_data(tokens, &device),
+                    embedding: tensor(0, [700, 4], &device),
+                    weight,
+                    bias,
+                },
+            ];
             let recurrence = Recurrence {
                 weight: tensor(3, [hidden, 4 * hidden], &device),
                 h: tensor(4, [batch, hidden], &device),
                 c: tensor(5, [batch, hidden], &device),
             };
             let grad = tensor(6, [steps, batch, hidden], &device);
-            for grad_c in [None, Some(tensor(7, [batch, hidden], &device))] {
+            for (index, input) in inputs.into_iter().enumerate() {
+                let grad_c = (index % 2 == 0).then(|| tensor(7, [batch, hidden], &device));
                 let plain = plain::layer::<CubeBackend>(input.clone(), recurrence.clone(), true);
                 let expected = plain.back.expect("asked for").go(grad.clone(), grad_c.clone());
-                let (input, recurrence) = side_by_side(input.clone(), recurrence.clone());
-                for (name, way) in &ways {
-                    let products = || into_contiguous(plain::products::<CubeBackend>(&input));
-                    let without = way(input.clone(), recurrence.clone(), products(), false);
-                    let got = way(input.clone(), recurrence.clone(), products(), true);
+                for division in divisions.into_iter().chain([None]) {
+                    let name = format!("input {index}, {division:?}, {sequence:?}");
+                    let run = |keep| {
+                        let (reading, recurrence) =
+                            (Reading::new(input.clone()), recurrence.clone());
+                        match division {
+                            Some(division) => in_one(sequence, division, reading, recurrence, keep),
+                            None => step_by_step(sequence, reading, recurrence, keep),
+                        }
+                    };
+                    let (without, got) = (run(false), run(true));
                     for layer in [&without, &got] {
                         let name = format!("{name}: outputs");
                         assert_close(&name, layer.outputs.clone(), plain.outputs.clone());
                         assert_close(&name, layer.c.clone(), plain.c.clone());
                     }
                     let got = got.back.expect("asked for").go(grad.clone(), grad_c.clone());
+                    assert_eq!(got.len(), expected.len());
                     for (index, (got, expected)) in got.into_iter().zip(&expected).enumerate() {
                         assert_close(&format!("{name}: gradient {index}"), got, expected.clone());
                     }
@@ -592,17 +690,17 @@ mod tests {
 
     #[test]
     fn large_weights_and_small_devices_go_step_by_step() {
-        let extent = |hidden, batch, units, shared| {
-            Sequence { steps: 9, batch, hidden }.extent(Limits { units, shared, cubes: 64 }, true)
+        let division = |hidden, batch, units, shared| {
+            Sequence { steps: 9, batch, hidden }.division(Limits { units, shared, cubes: 64 })
         };
-        let (lanes, of_unit) = (|e: Extent| e.lanes, |e: Extent| e.of_unit);
-        assert_eq!(extent(128, 1, 1024, 8192).map(lanes), Some(1));
-        assert_eq!(extent(128, 256, 1024, 8192).map(lanes), Some(4));
-        assert_eq!(extent(256, 256, 1024, 4096).map(lanes), Some(2), "what memory allows");
-        assert_eq!(extent(256, 1, 128, 4096).map(of_unit), Some(2));
-        assert_eq!(extent(256, 1, 32, 4096), None, "too many for a unit");
-        assert_eq!(extent(256, 1, 256, 2000), None, "too many for a group's memory");
-        assert_eq!(extent(257, 1, 1024, 8192), None, "a large weight");
+        let (lanes, of_unit) = (|d: Division| d.lanes, |d: Division| d.of_unit);
+        assert_eq!(division(128, 1, 1024, 8192).map(lanes), Some(1));
+        assert_eq!(division(128, 256, 1024, 8192).map(lanes), Some(4));
+        assert_eq!(division(256, 256, 1024, 4096).map(lanes), Some(2), "what memory allows");
+        assert_eq!(division(256, 1, 128, 4096).map(of_unit), Some(2));
+        assert_eq!(division(256, 1, 32, 4096).map(lanes), None, "too many for a unit");
+        assert_eq!(division(256, 1, 256, 2000).map(lanes), None, "too many for a group's memory");
+        assert_eq!(division(257, 1, 1024, 8192).map(lanes), None, "a large weight");
     }
 }
 #[cfg(all(test, feature = "wgpu"))]
@@ -664,17 +762,7 @@ mod timing {
             let l = CubeBackend::layer(input.clone(), rec.clone(), true);
             l.back.unwrap().go(l.outputs, None);
         });
-        let (gp, out, hh) =
-            (t(vec![steps, batch, 4 * h]), t(vec![steps, batch, h]), t(vec![batch, h]));
-        time("gradients", &d, || {
-            plain::gradients::<CubeBackend>(
-                input.clone(),
-                hh.clone(),
-                out.clone(),
-                gp.clone(),
-                [hh.clone(), hh.clone()],
-            );
-        });
+        let gp = t(vec![steps, batch, 4 * h]);
         let (fx, fw, fb) = (t(vec![400, h]), t(vec![h, v]), t(vec![v]));
         let tg = CubeBackend::int_reshape(tok, Shape::new([400]));
         time("linear 400x64x76", &d, || {

@@ -130,16 +130,27 @@ fn go_back<B: Backend>(
 
 /// The gradients in the order of [`WayBack`], from those of the gates' sums, `[T, B, 4H]`, and of
 /// the initial state.
-pub(super) fn gradients<B: Backend>(
+fn gradients<B: Backend>(
     input: LayerInput<B>,
     h: FloatTensor<B>,
     outputs: FloatTensor<B>,
     grad_products: FloatTensor<B>,
     grad_states: [FloatTensor<B>; 2],
 ) -> Vec<FloatTensor<B>> {
-    let [steps, batch, hidden] = dims::<B, 3>(&outputs);
-    let flat_grads = flat::<B>(grad_products.clone());
+    let of_weight = recurrent_gradient::<B>(h, outputs, grad_products.clone());
+    let mut results = input_gradients::<B>(input, grad_products);
+    results.push(of_weight);
+    results.extend(grad_states);
+    results
+}
 
+/// The gradient of the recurrent weight.
+pub(super) fn recurrent_gradient<B: Backend>(
+    h: FloatTensor<B>,
+    outputs: FloatTensor<B>,
+    grad_products: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let [steps, batch, hidden] = dims::<B, 3>(&outputs);
     // What each step read: the initial state, then all outputs but the last.
     let first = B::float_reshape(h, Shape::new([1, batch, hidden]));
     let read = match steps {
@@ -149,8 +160,16 @@ pub(super) fn gradients<B: Backend>(
             B::float_cat(vec![first, others], 0)
         }
     };
-    let of_weight = B::float_matmul(B::float_transpose(flat::<B>(read)), flat_grads.clone());
-    let mut results = match input {
+    B::float_matmul(B::float_transpose(flat::<B>(read)), flat::<B>(grad_products))
+}
+
+/// The gradients of an input's float tensors, in their order.
+pub(super) fn input_gradients<B: Backend>(
+    input: LayerInput<B>,
+    grad_products: FloatTensor<B>,
+) -> Vec<FloatTensor<B>> {
+    let flat_grads = flat::<B>(grad_products.clone());
+    match input {
         LayerInput::Products(_) => vec![grad_products],
         LayerInput::Dense { x, weight, .. } => {
             let shape = TensorMetadata::shape(&x);
@@ -166,10 +185,7 @@ pub(super) fn gradients<B: Backend>(
                 B::float_select_assign(zeros, 0, tokens, of_rows, IndexingUpdateOp::Add);
             vec![of_embedding, of_weight, of_bias]
         }
-    };
-    results.push(of_weight);
-    results.extend(grad_states);
-    results
+    }
 }
 
 /// input × weight + bias.

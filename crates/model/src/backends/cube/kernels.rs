@@ -86,16 +86,25 @@ pub(super) struct Extent {
     pub(super) of_unit: usize,
     /// Whether gates and cell states of all steps are kept.
     pub(super) keep: bool,
+    /// Whether products are those of the vocabulary, a row for each token.
+    pub(super) by_token: bool,
+}
+
+/// Where the products of a place stand.
+#[cube]
+fn row_of<I: Int>(tokens: &[I], place: usize, #[comptime] by_token: bool) -> usize {
+    if comptime!(by_token) { usize::cast_from(tokens[place]) } else { place }
 }
 
 /// A layer's recurrence over a whole sequence. A cube owns some lanes, and its units meet once per
 /// step to hand each other the hidden states.
 ///
-/// products `[T, B, H]` of gates, weight `[H, H]` of gates, h and c `[B, H]`; outputs `[T, B, H]`,
-/// kept `[T, B, H]` of gates behind their activations and cells `[T, B, H]`, or without `keep`
+/// products `[T, B, H]` of gates, or `[V, H]` with tokens `[T, B]`; weight `[H, H]` of gates, h and c
+/// `[B, H]`; outputs `[T, B, H]`, kept `[T, B, H]` of gates behind their activations and cells `[T, B, H]`, or without `keep`
 /// nothing and `[B, H]`.
 #[cube(launch)]
-pub(super) fn sequence_forward(
+pub(super) fn sequence_forward<I: Int>(
+    tokens: &[I],
     products: &[Gates],
     weight: &[Gates],
     h: &[f32],
@@ -106,6 +115,7 @@ pub(super) fn sequence_forward(
     steps: usize,
     batch: usize,
     #[comptime] extent: Extent,
+    #[define(I)] _token: ElemType,
 ) {
     let hidden = comptime!(extent.hidden);
     let lanes = comptime!(extent.lanes);
@@ -152,7 +162,8 @@ pub(super) fn sequence_forward(
                     let lane = first_lane + l;
                     sums[own * lanes + l] = Gates::new(0.0f32);
                     if lane < batch {
-                        sums[own * lanes + l] = products[(step * batch + lane) * hidden + u];
+                        let row = row_of::<I>(tokens, step * batch + lane, extent.by_token);
+                        sums[own * lanes + l] = products[row * hidden + u];
                     }
                 }
                 for k in 0..hidden {
@@ -308,10 +319,11 @@ pub(super) fn sequence_backward(
 /// A single step where the recurrent product was formed elsewhere: activations and the new state of
 /// one hidden unit in one lane.
 ///
-/// products and kept are those of all steps, recurrent is `[B, H]` of gates, earlier and cell are
+/// tokens, products and kept are those of all steps, recurrent is `[B, H]` of gates, earlier and cell are
 /// the cell states before and behind the step, and state the hidden state behind it, `[B, H]`.
 #[cube(launch)]
-pub(super) fn step_forward(
+pub(super) fn step_forward<I: Int>(
+    tokens: &[I],
     products: &[Gates],
     recurrent: &[Gates],
     earlier: &[f32],
@@ -320,13 +332,18 @@ pub(super) fn step_forward(
     outputs: &mut [f32],
     kept: &mut [Gates],
     step: usize,
-    count: usize,
+    batch: usize,
+    #[comptime] hidden: usize,
     #[comptime] keep: bool,
+    #[comptime] by_token: bool,
+    #[define(I)] _token: ElemType,
 ) {
     let own = ABSOLUTE_POS;
+    let count = batch * hidden;
     if own < count {
         let at = step * count + own;
-        let activated = activate(products[at] + recurrent[own]);
+        let row = row_of::<I>(tokens, step * batch + own / hidden, by_token);
+        let activated = activate(products[row * hidden + own % hidden] + recurrent[own]);
         let next = next_cell(activated, earlier[own]);
         let h = activated.extract(3usize) * squash(next);
         cell[own] = next;
@@ -364,6 +381,33 @@ pub(super) fn step_backward(
         of_c[own] = before;
         grad_gates[own] = of_sums;
         grad_products[at] = of_sums;
+    }
+}
+
+/// The gradients of the vocabulary's products: for each token the sum over the places where it
+/// stands, in their order. grad_products `[N, H]` of gates, tokens `[N]`, grad_table `[V, H]` of
+/// gates.
+#[cube(launch)]
+pub(super) fn sum_by_token<I: Int>(
+    tokens: &[I],
+    grad_products: &[Gates],
+    grad_table: &mut [Gates],
+    places: usize,
+    count: usize,
+    #[comptime] hidden: usize,
+    #[define(I)] _token: ElemType,
+) {
+    let own = ABSOLUTE_POS;
+    if own < count {
+        let token = own / hidden;
+        let u = own % hidden;
+        let mut sum = Gates::new(0.0f32);
+        for place in 0..places {
+            if usize::cast_from(tokens[place]) == token {
+                sum += grad_products[place * hidden + u];
+            }
+        }
+        grad_table[own] = sum;
     }
 }
 
