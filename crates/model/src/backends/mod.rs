@@ -10,6 +10,8 @@ mod cpu;
 mod cube;
 #[cfg(feature = "flex")]
 mod flex;
+#[cfg(all(feature = "fusion", any(feature = "wgpu", feature = "cuda")))]
+mod fusion;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 mod plain;

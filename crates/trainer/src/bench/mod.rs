@@ -6,9 +6,10 @@ mod generation;
 mod rate;
 mod training;
 
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
@@ -153,6 +154,12 @@ pub struct Line {
     /// The rate of its matrix products as a share of the rate of a large one; `None` where
     /// nobody measured that.
     pub gemm_fraction: Option<f64>,
+}
+
+/// Reads a number back, and so waits for a device that works by itself: its data alone may be a
+/// promise.
+fn read(number: Tensor<1>) -> f32 {
+    black_box(number.into_scalar::<f32>())
 }
 
 /// The median time of a call of `step`, over several rounds of as many calls as fill a while.

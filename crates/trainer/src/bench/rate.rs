@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use poquelin_model::linear;
 
-use super::median_time;
+use super::{median_time, read};
 
 /// Floating-point operations per second of one large product on the device.
 pub fn gemm_rate(device: &Device) -> f64 {
@@ -12,8 +12,7 @@ pub fn gemm_rate(device: &Device) -> f64 {
     let bias = Tensor::<1>::zeros([WIDTH], device);
     let time = median_time(|| {
         let product = linear(matrix.clone(), matrix.clone(), bias.clone());
-        // Reading a number back waits for a device that works by itself.
-        product.narrow(0, 0, 1).narrow(1, 0, 1).into_data();
+        read(product.narrow(0, 0, 1).narrow(1, 0, 1).reshape([1]));
     });
     2.0 * (WIDTH * WIDTH * WIDTH) as f64 / time.as_secs_f64()
 }

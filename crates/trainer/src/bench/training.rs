@@ -1,6 +1,5 @@
 //! One training step.
 
-use std::hint::black_box;
 use std::time::Duration;
 
 use burn::module::Module;
@@ -15,7 +14,7 @@ use burn_train::TrainStep;
 use poquelin_data::TokenBatch;
 use poquelin_model::{CharLstmConfig, Seed};
 
-use super::{Implementation, Row, VOCABULARY, median_time};
+use super::{Implementation, Row, VOCABULARY, median_time, read};
 use crate::learning::adamw::AdamW;
 use crate::learning::model::{LanguageModel, OptimizerTap, Step};
 
@@ -66,7 +65,7 @@ fn ours(
         let current = model.take().expect("every step puts the model back");
         let result = TrainStep::step(&current, Step { batch, state: None, seed });
         let (loss, _) = result.item.tensors.expect("a step gives its tensors");
-        black_box(loss.into_data());
+        read(loss.inner());
         let rate = ModuleLearningRate::from(LEARNING_RATE);
         model = Some(current.optimize(&mut optimizer, rate, result.grads));
     })
@@ -106,7 +105,7 @@ fn burns(row: &Row, device: &Device) -> Duration {
         }
         let logits = current.head.forward(sequence).reshape([row.characters(), VOCABULARY]);
         let loss = loss_of.forward(logits, targets.clone());
-        black_box(loss.clone().into_data());
+        read(loss.clone().inner());
         let gradients = GradientsParams::from_grads(loss.backward(), &current);
         model = Some(optimizer.step(LEARNING_RATE, current, gradients));
     })

@@ -1,0 +1,163 @@
+//! What a layer reads, as the kernels want it.
+
+use burn::backend::TensorMetadata;
+use burn::backend::cubecl::dtype_to_storage_type;
+use burn::backend::ops::FloatTensorOps;
+use burn::tensor::{DType, Shape};
+use burn_cubecl::CubeBackend;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+use super::layer::Sequence;
+use super::{elementwise, empty, kernels};
+use crate::backends::{LayerInput, Recurrence, plain};
+
+/// What a layer reads, with the four gates of a hidden unit side by side, as the kernels have them:
+/// the last axis of products, weights and bias is `[H, 4]` and no longer `[4, H]`.
+#[derive(Clone)]
+pub(super) struct Reading {
+    pub(super) input: LayerInput<CubeBackend>,
+    /// `[T, B]`, where the input is a vocabulary's embeddings, `[1, V, E]`: a text has far more
+    /// places than distinct tokens, which are multiplied once each.
+    pub(super) tokens: Option<CubeTensor>,
+}
+
+impl Reading {
+    pub(super) fn new(input: LayerInput<CubeBackend>) -> Self {
+        /// Tokens whose gradients are summed by looking for each at every place.
+        const FEW: usize = 512;
+        let side_by_side = |tensor| swap_gates(tensor, Axes::Blocks);
+        let (input, tokens) = match input {
+            LayerInput::Products(products) => (LayerInput::Products(side_by_side(products)), None),
+            LayerInput::Dense { x, weight, bias } => {
+                let (weight, bias) = (side_by_side(weight), side_by_side(bias));
+                (LayerInput::Dense { x, weight, bias }, None)
+            }
+            LayerInput::Tokens { tokens, embedding, weight, bias } => {
+                let (weight, bias) = (side_by_side(weight), side_by_side(bias));
+                let [vocabulary, width] = embedding.shape().dims();
+                if vocabulary <= FEW {
+                    let shape = Shape::new([1, vocabulary, width]);
+                    let x = CubeBackend::float_reshape(embedding, shape);
+                    (LayerInput::Dense { x, weight, bias }, Some(into_contiguous(tokens)))
+                } else {
+                    (LayerInput::Tokens { tokens, embedding, weight, bias }, None)
+                }
+            }
+        };
+        Self { input, tokens }
+    }
+
+    pub(super) fn extent(&self, recurrence: &Recurrence<CubeBackend>) -> Sequence {
+        let [batch, hidden] = recurrence.h.shape().dims();
+        let places = match (&self.tokens, &self.input) {
+            (Some(tokens), _) | (None, LayerInput::Tokens { tokens, .. }) => tokens.shape(),
+            (None, LayerInput::Products(products)) => products.shape(),
+            (None, LayerInput::Dense { x, .. }) => x.shape(),
+        };
+        Sequence { steps: places[0], batch, hidden }
+    }
+
+    /// The input's share of the gates: of every place, or of every token.
+    pub(super) fn products(&self) -> CubeTensor {
+        into_contiguous(plain::products::<CubeBackend>(&self.input))
+    }
+
+    /// The tokens for a kernel, which wants some in any case, and their type.
+    pub(super) fn token_argument(&self, like: &CubeTensor) -> (CubeTensor, ElemType) {
+        let tokens = self.tokens.clone().unwrap_or_else(|| {
+            let (client, device) = (like.client.clone(), like.device.clone());
+            empty_device_contiguous_dtype(client, device, Shape::new([1]), DType::I32)
+        });
+        let element = dtype_to_storage_type(tokens.dtype);
+        (tokens, element)
+    }
+
+    /// The gradients in the order of [`WayBack`], with the gates in blocks again. `outputs` is
+    /// `[T, B, H]`, `h` the initial state.
+    pub(super) fn gradients(
+        self,
+        h: CubeTensor,
+        outputs: CubeTensor,
+        grad_products: CubeTensor,
+        grad_states: [CubeTensor; 2],
+    ) -> Vec<CubeTensor> {
+        let of_recurrent =
+            plain::recurrent_gradient::<CubeBackend>(h, outputs, grad_products.clone());
+        let mut results = match (self.tokens, &self.input) {
+            (Some(tokens), LayerInput::Dense { x, .. }) => {
+                let shape = x.shape();
+                let grad_table = sum_by_token(tokens, grad_products, shape[1]);
+                let mut results =
+                    plain::input_gradients::<CubeBackend>(self.input.clone(), grad_table);
+                let of_embedding = results.remove(0);
+                let shape = Shape::new([shape[1], shape[2]]);
+                results.insert(0, CubeBackend::float_reshape(of_embedding, shape));
+                results
+            }
+            _ => plain::input_gradients::<CubeBackend>(self.input.clone(), grad_products),
+        };
+        // All but a vector's or an embedding's have gates.
+        let first = usize::from(!matches!(self.input, LayerInput::Products(_)));
+        results.push(of_recurrent);
+        for gradient in &mut results[first..] {
+            *gradient = swap_gates(gradient.clone(), Axes::SideBySide);
+        }
+        results.extend(grad_states);
+        results
+    }
+}
+
+/// The sums of the rows that belong to the same token: `[1, V, 4H]` from `[T, B, 4H]`.
+pub(super) fn sum_by_token(
+    tokens: CubeTensor,
+    grad_products: CubeTensor,
+    vocabulary: usize,
+) -> CubeTensor {
+    /// Hidden units for which a unit of the device looks through the tokens once.
+    const EACH: usize = 4;
+    let [steps, batch, width] = grad_products.shape().dims();
+    let grad_table = empty(&grad_products, [1, vocabulary, width]);
+    let (hidden, element) = (width / 4, dtype_to_storage_type(tokens.dtype));
+    let client = grad_products.client.clone();
+    let (cubes, units) = elementwise(&client, vocabulary * hidden.div_ceil(EACH));
+    kernels::sum_by_token::launch(
+        &client,
+        cubes,
+        units,
+        tokens.into_buffer_arg(),
+        grad_products.into_buffer_arg(),
+        grad_table.clone().into_buffer_arg(),
+        steps * batch,
+        vocabulary,
+        hidden,
+        EACH,
+        element,
+    );
+    grad_table
+}
+
+/// How the last axis of a tensor holds the gates.
+#[derive(Clone, Copy)]
+pub(super) enum Axes {
+    /// `[4, H]`.
+    Blocks,
+    /// `[H, 4]`.
+    SideBySide,
+}
+
+/// The gates the other way than they are, `from`.
+pub(super) fn swap_gates(tensor: CubeTensor, from: Axes) -> CubeTensor {
+    let shape = tensor.shape();
+    let width = shape[shape.num_dims() - 1];
+    let rows = shape.num_elements() / width;
+    let (first, second) = match from {
+        Axes::Blocks => (4, width / 4),
+        Axes::SideBySide => (width / 4, 4),
+    };
+    let split = CubeBackend::float_reshape(tensor, Shape::new([rows, first, second]));
+    let swapped = into_contiguous(CubeBackend::float_swap_dims(split, 1, 2));
+    CubeBackend::float_reshape(swapped, shape)
+}

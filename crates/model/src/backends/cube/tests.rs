@@ -1,0 +1,181 @@
+//! The kernels, held against the primitive operations on the same device.
+
+use burn::backend::DispatchDevice;
+use burn::backend::ops::IntTensorOps;
+use burn::tensor::{Device, DeviceType, TensorData};
+use burn_cubecl::cubecl::Device as CubeDevice;
+
+use super::layer::{Division, Sequence};
+use super::*;
+
+fn device() -> Option<CubeDevice> {
+    let device = Device::enumerate(DeviceType::Wgpu).into_vec().into_iter().next();
+    match device.as_ref().map(Device::as_dispatch) {
+        Some(DispatchDevice::Cube(device)) => Some(device.clone()),
+        _ => {
+            eprintln!("SKIPPED: the kernels for a GPU, for no adapter exists");
+            None
+        }
+    }
+}
+
+/// `cos` of multiples of an angle that follows from `n`.
+fn tensor<const D: usize>(n: usize, shape: [usize; D], device: &CubeDevice) -> CubeTensor {
+    let angle = 1.0 + n as f32 / 7.0;
+    let count = shape.iter().product();
+    let numbers: Vec<f32> = (0..count).map(|k| 0.5 * (k as f32 * angle + n as f32).cos()).collect();
+    CubeBackend::float_from_data(TensorData::new(numbers, shape), device)
+}
+
+fn numbers(tensor: CubeTensor) -> Vec<f32> {
+    let data = pollster(CubeBackend::float_into_data(tensor));
+    data.try_into_vec().expect("float32")
+}
+
+/// Reading from a device that is not the web's is done when it returns.
+fn pollster<T, E: std::fmt::Debug>(future: impl Future<Output = Result<T, E>>) -> T {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut future = std::pin::pin!(future);
+    loop {
+        if let std::task::Poll::Ready(result) = future.as_mut().poll(&mut context) {
+            return result.expect("the device answers");
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn assert_close(name: &str, got: CubeTensor, expected: CubeTensor) {
+    assert_eq!(got.shape(), expected.shape(), "the shape of {name}");
+    let (got, expected) = (numbers(got), numbers(expected));
+    let largest = expected.iter().fold(1e-30_f32, |most, value| most.max(value.abs()));
+    for (got, expected) in got.iter().zip(&expected) {
+        // Not a number is not close either.
+        assert!((got - expected).abs() <= 1e-5 * largest, "{name}: {got}, not {expected}");
+    }
+}
+
+/// However the work is divided over cubes and units, and step by step.
+#[test]
+fn every_division_of_the_work_makes_the_plain_layer() {
+    let Some(device) = device() else { return };
+    let divisions = [(1, 1), (2, 1), (1, 2), (3, 4)];
+    let divisions = divisions.map(|(lanes, of_unit)| Some(Division { lanes, of_unit }));
+    for [steps, batch, hidden] in [[1, 1, 1], [5, 3, 7], [4, 5, 33]] {
+        let sequence = Sequence { steps, batch, hidden };
+        let (weight, bias) =
+            (tensor(1, [4, 4 * hidden], &device), tensor(2, [4 * hidden], &device));
+        let tokens: Vec<i32> = (0..steps * batch).map(|k| (k * k % 6) as i32).collect();
+        let tokens = TensorData::new(tokens, [steps, batch]);
+        // A small vocabulary, whose products are formed once, and a large one.
+        let inputs = [
+            LayerInput::Products(tensor(0, [steps, batch, 4 * hidden], &device)),
+            LayerInput::Dense {
+                x: tensor(0, [steps, batch, 4], &device),
+                weight: weight.clone(),
+                bias: bias.clone(),
+            },
+            LayerInput::Tokens {
+                tokens: CubeBackend::int_from_data(tokens.clone(), &device),
+                embedding: tensor(0, [7, 4], &device),
+                weight: weight.clone(),
+                bias: bias.clone(),
+            },
+            LayerInput::Tokens {
+                tokens: CubeBackend::int_from_data(tokens, &device),
+                embedding: tensor(0, [700, 4], &device),
+                weight,
+                bias,
+            },
+        ];
+        let recurrence = Recurrence {
+            weight: tensor(3, [hidden, 4 * hidden], &device),
+            h: tensor(4, [batch, hidden], &device),
+            c: tensor(5, [batch, hidden], &device),
+        };
+        let grad = tensor(6, [steps, batch, hidden], &device);
+        for (index, input) in inputs.into_iter().enumerate() {
+            let grad_c = (index % 2 == 0).then(|| tensor(7, [batch, hidden], &device));
+            let plain = plain::layer::<CubeBackend>(input.clone(), recurrence.clone(), true);
+            let expected = plain.back.expect("asked for").go(grad.clone(), grad_c.clone());
+            for division in divisions.into_iter().chain([None]) {
+                let name = format!("input {index}, {division:?}, {sequence:?}");
+                let run = |keep| {
+                    let (reading, recurrence) = (Reading::new(input.clone()), recurrence.clone());
+                    match division {
+                        Some(division) => in_one(sequence, division, reading, recurrence, keep),
+                        None => step_by_step(sequence, reading, recurrence, keep),
+                    }
+                };
+                let (without, got) = (run(false), run(true));
+                for layer in [&without, &got] {
+                    let name = format!("{name}: outputs");
+                    assert_close(&name, layer.outputs.clone(), plain.outputs.clone());
+                    assert_close(&name, layer.c.clone(), plain.c.clone());
+                }
+                let got = got.back.expect("asked for").go(grad.clone(), grad_c.clone());
+                assert_eq!(got.len(), expected.len());
+                for (index, (got, expected)) in got.into_iter().zip(&expected).enumerate() {
+                    assert_close(&format!("{name}: gradient {index}"), got, expected.clone());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn losses_are_the_plain_ones() {
+    let Some(device) = device() else { return };
+    for vocabulary in [1, 76, 1500] {
+        let (input, weight) = (tensor(0, [6, 4], &device), tensor(1, [4, vocabulary], &device));
+        let bias = tensor(2, [vocabulary], &device);
+        let targets: Vec<i32> = (0..6).map(|k| (k * 5 % vocabulary) as i32).collect();
+        let targets = CubeBackend::int_from_data(TensorData::new(targets, [6]), &device);
+        let arguments = || (input.clone(), weight.clone(), bias.clone(), targets.clone());
+        let (i, w, b, t) = arguments();
+        let (loss, gradients) = CubeBackend::linear_cross_entropy(i, w, b, t, true);
+        let (i, w, b, t) = arguments();
+        let (expected_loss, expected) =
+            plain::linear_cross_entropy::<CubeBackend>(i, w, b, t, true);
+        assert_close("loss", loss, expected_loss);
+        for (got, expected) in gradients.into_iter().flatten().zip(expected.into_iter().flatten()) {
+            assert_close("gradient", got, expected);
+        }
+    }
+}
+
+/// What is no number comes out as none, and is not clamped into one.
+#[test]
+fn what_is_no_number_is_told() {
+    let Some(device) = device() else { return };
+    let products = || {
+        let numbers = vec![f32::NAN; 4 * 3];
+        CubeBackend::float_from_data(TensorData::new(numbers, [1, 1, 12]), &device)
+    };
+    let recurrence = Recurrence {
+        weight: tensor(3, [3, 12], &device),
+        h: tensor(4, [1, 3], &device),
+        c: tensor(5, [1, 3], &device),
+    };
+    let layer = CubeBackend::layer(LayerInput::Products(products()), recurrence, false);
+    assert!(numbers(layer.outputs).iter().all(|number| number.is_nan()));
+}
+
+#[test]
+fn large_weights_and_small_devices_go_step_by_step() {
+    let division = |hidden, batch, units, shared| {
+        Sequence { steps: 9, batch, hidden }.division(Limits {
+            units,
+            shared,
+            cubes: 64,
+            of_unit: 1,
+        })
+    };
+    let (lanes, of_unit) = (|d: Division| d.lanes, |d: Division| d.of_unit);
+    assert_eq!(division(128, 1, 1024, 8192).map(lanes), Some(1));
+    assert_eq!(division(128, 256, 1024, 8192).map(lanes), Some(4));
+    assert_eq!(division(256, 256, 1024, 4096).map(lanes), Some(2), "what memory allows");
+    assert_eq!(division(256, 1, 128, 4096).map(of_unit), Some(2));
+    assert_eq!(division(256, 1, 32, 4096).map(lanes), None, "too many for a unit");
+    assert_eq!(division(256, 1, 256, 2000).map(lanes), None, "too many for a group's memory");
+    assert_eq!(division(257, 1, 1024, 8192).map(lanes), None, "a large weight");
+}
