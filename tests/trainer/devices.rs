@@ -126,5 +126,84 @@ fn the_gpu_learns_what_the_cpu_learns() {
     assert!((evaluate("wgpu") - evaluate(crate::program::CPU)).abs() < 1e-5);
 }
 
+/// The losses of the first 50 steps of the quickstart, as `poquelin train` makes them.
+#[cfg(feature = "wgpu")]
+fn quickstart_losses(device: &str) -> Vec<f64> {
+    use std::sync::Arc;
+
+    use burn::data::dataloader::DataLoader;
+    use burn::optim::ModuleOptimizer;
+    use burn_train::TrainStep;
+    use poquelin::config::Config;
+    use poquelin::learning::adamw::AdamW;
+    use poquelin::learning::clipping::clip;
+    use poquelin::learning::model::{LanguageModel, OptimizerTap, Step};
+    use poquelin::learning::schedule::Schedule;
+    use poquelin::text::TextSource;
+    use poquelin_data::{ChunkLoader, Splits};
+    use poquelin_model::Seed;
+
+    let device = choice(device).unwrap().open().unwrap().autodiff();
+    let config = Config::load(None, &[]).unwrap();
+    let Config { data, optimizer: options, .. } = &config;
+    let corpus = Arc::new(TextSource::new("").read(data, None).unwrap());
+    let range = Splits::cut(corpus.len(), data.test, data.valid).train;
+    let seed = Seed::new(config.train.seed);
+    let offsets = seed.derive("offsets", 0).value();
+    let (batch, sequence) = (data.batch, data.sequence);
+    let chunks =
+        ChunkLoader::training(corpus.clone(), range, batch, sequence, offsets, &device).unwrap();
+    let network = config.model(corpus.vocabulary().len()).init(seed.derive("weights", 0), &device);
+    let mut model = LanguageModel { network, tap: OptimizerTap::default() };
+    let mut optimizer = ModuleOptimizer::from(AdamW {
+        beta_1: options.beta_1 as f32,
+        beta_2: options.beta_2 as f32,
+        epsilon: options.epsilon as f32,
+        weight_decay: options.weight_decay as f32,
+    });
+    let schedule = Schedule::new(&config.schedule, options.learning_rate, 10_000);
+    let mut state = None;
+    let mut losses = Vec::new();
+    for (step, batch) in chunks.iter().take(50).enumerate() {
+        let seed = seed.derive("dropout", step as u64);
+        let result = TrainStep::step(&model, Step { batch: batch.unwrap(), state, seed });
+        let (loss, next) = result.item.tensors.unwrap();
+        state = Some(next);
+        losses.push(f64::from(loss.into_scalar::<f32>()));
+        let (gradients, _) = clip(&model, result.grads, Some(options.clip));
+        model = model.optimize(&mut optimizer, schedule.rate(step as u64).into(), gradients);
+    }
+    losses
+}
+
+#[test]
+#[cfg(feature = "wgpu")]
+fn the_gpu_follows_the_cpus_losses_on_the_quickstart() {
+    if !has_adapter() {
+        return;
+    }
+    let (gpu, cpu) = (quickstart_losses("wgpu"), quickstart_losses(crate::program::CPU));
+    assert_eq!(gpu.len(), 50);
+    for (step, (gpu, cpu)) in gpu.iter().zip(&cpu).enumerate() {
+        assert!((gpu - cpu).abs() < 1e-3, "step {step}: {gpu} on the GPU, {cpu} on the CPU");
+    }
+    assert!(gpu[49] < gpu[0] - 0.5, "it learns: {gpu:?}");
+}
+
+/// Whatever this machine has, the CPU is there, and what a build has and a machine lacks is said.
+#[test]
+fn devices_are_listed() {
+    let folder = Folder::new();
+    let table = folder.ok(&["devices"]).stdout;
+    assert!(table.lines().any(|line| line.starts_with(crate::program::CPU)), "{table}");
+    for line in folder.ok(&["devices", "--json"]).stdout.lines() {
+        let device: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
+        let name = device["device"].as_str().expect("what --device takes");
+        choice(name).unwrap().open().expect("what is listed opens");
+        let limits = if device["kind"] == "CPU" { "threads" } else { "group_units" };
+        assert!(device[limits].as_u64().expect("a limit") >= 1, "{line}");
+    }
+}
+
 #[cfg(not(feature = "wgpu"))]
 const _: fn() -> Folder = Folder::new;

@@ -16,9 +16,8 @@ use crate::{AdamWStep, CellState, SequenceInput};
 /// What an LSTM language model computes, each as one operation with a backward pass written by
 /// hand.
 ///
-/// ndarray and flex have kernels for them; on CubeCL's backends (wgpu, vulkan, metal, cuda) they
-/// are made of the backend's own primitive operations. Under autodiff each is one node of the
-/// graph, whatever the backend.
+/// ndarray and flex have kernels for them, and so have CubeCL's backends (wgpu, vulkan, metal,
+/// cuda). Under autodiff each is one node of the graph, whatever the backend.
 #[backend_extension(
     NdArray: cfg(feature = "ndarray"),
     Flex: cfg(feature = "flex"),

@@ -32,9 +32,15 @@ impl Kernels for CubeBackend {
         recurrence: Recurrence<Self>,
         with_back: bool,
     ) -> Layer<Self> {
+        /// Buffers that a kernel has at the most, and one for their lengths and the numbers.
+        const BUFFERS: u32 = 10;
+        let client = &recurrence.h.client;
+        if client.properties().hardware.max_bindings < BUFFERS {
+            return plain::layer::<Self>(input, recurrence, with_back);
+        }
+        let limits = Limits::of(client);
         let reading = Reading::new(input);
         let sequence = reading.extent(&recurrence);
-        let limits = Limits::of(&recurrence.h.client);
         match sequence.division(limits) {
             Some(division) => in_one(sequence, division, reading, recurrence, with_back),
             None => step_by_step(sequence, reading, recurrence, with_back),

@@ -2,18 +2,19 @@
 //! be fused is done first, and what comes out goes on as any other tensor.
 
 use burn::backend::TensorMetadata;
+use burn::backend::fusion::client::GlobalFusionClient;
+use burn::backend::fusion::custom::StreamId;
+use burn::backend::fusion::{Fusion, FusionBackend, NoOp};
+use burn::backend::ir::{BackendIr, InitOperationIr, OperationIr, OperationOutput};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
-use burn_fusion::client::FusionClient;
-use burn_fusion::custom::StreamId;
-use burn_fusion::{Fusion, FusionBackend, FusionTensor};
 
 use super::{Kernels, Layer, LayerInput, Recurrence, WayBack};
 use crate::AdamWStep;
 
 type Fused = Fusion<CubeBackend>;
-type Client = FusionClient<<CubeBackend as FusionBackend>::FusionRuntime>;
+type Client = GlobalFusionClient<<CubeBackend as FusionBackend>::FusionRuntime>;
 
 /// Takes a tensor out.
 fn unfused(tensor: FloatTensor<Fused>) -> CubeTensor {
@@ -27,8 +28,10 @@ fn unfused_int(tensor: IntTensor<Fused>) -> CubeTensor {
 /// Puts a tensor in.
 fn fused(client: &Client, tensor: CubeTensor) -> FloatTensor<Fused> {
     let (shape, dtype) = (tensor.shape(), tensor.dtype);
-    let id = client.register_tensor_handle(CubeBackend::float_tensor_handle(tensor));
-    FusionTensor::new(id, shape, dtype, client.clone(), StreamId::current())
+    let handle = CubeBackend::float_tensor_handle(tensor);
+    let begun = InitOperationIr::create(shape, dtype, || client.register_tensor_handle(handle));
+    let operation = OperationIr::Init(begun);
+    client.register(StreamId::current(), operation, NoOp::<CubeBackend>::new()).output()
 }
 
 impl Kernels for Fused {

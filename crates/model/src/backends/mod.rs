@@ -1,7 +1,8 @@
 //! What each backend does for the operations of [`ops`](crate::ops).
 //!
 //! [`Kernels`] has everything in a backend's own primitive operations. The CPU backends overrule
-//! that with slices for the kernels; a graph records each operation as one node, on any of them.
+//! that with slices for the kernels, CubeCL's with kernels for a GPU; a graph records each operation
+//! as one node, on any of them.
 
 mod autodiff;
 #[cfg(any(feature = "ndarray", feature = "flex"))]
