@@ -48,7 +48,11 @@ mod dropout;
 mod initializer;
 #[cfg_attr(
     not(any(feature = "ndarray", feature = "flex")),
-    expect(dead_code, reason = "without a CPU backend only the decoder computes here")
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "without a CPU backend only the decoder computes here"
+    )
 )]
 mod kernels;
 mod lstm;
