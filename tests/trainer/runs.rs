@@ -313,6 +313,30 @@ fn an_interrupt_saves_and_says_so() {
 }
 
 #[test]
+fn two_processes_do_not_write_one_run() {
+    let folder = tiny();
+    let mut child = train_for_ever(&folder);
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("epoch 2/") {
+        line.clear();
+        assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "it ended early");
+    }
+    let refused = folder.run(&with(&TRAIN, &["--force"]));
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(refused.stderr.contains("another process is training in runs/tiny"));
+    assert!(child.try_wait().unwrap().is_none(), "the first goes on");
+    // Reading is no writing.
+    let arguments = ["generate", "tiny", "--device", CPU, "--prompt", "m", "--length", "5"];
+    folder.ok(&arguments);
+
+    // A process that is killed leaves no lock behind.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    folder.ok(&with(&TRAIN, &["--force"]));
+}
+
+#[test]
 fn early_stopping_keeps_the_best() {
     let folder = tiny();
     // A rate this high cannot go on getting better.

@@ -72,6 +72,9 @@ pub enum Error {
     /// A run folder in the way.
     #[error("the run {} exists; replace it with --force, or give another name with --run", .0.display())]
     RunExists(PathBuf),
+    /// A run that another process is writing.
+    #[error("another process is training in {}; let it end or stop it, or give another name with --run", .0.display())]
+    RunBusy(PathBuf),
     /// A folder that is no run.
     #[error("{} is not a run folder: {reason}", path.display())]
     NotARun {
@@ -173,6 +176,7 @@ impl Error {
             | Self::EmptyPrompt
             | Self::Option { .. }
             | Self::RunExists(_)
+            | Self::RunBusy(_)
             | Self::NotARun { .. }
             | Self::Damaged { .. }
             | Self::Weights { .. }

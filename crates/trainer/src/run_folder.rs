@@ -11,11 +11,13 @@
 //!     best.safetensors            the best on validation text
 //!   model.safetensors    the finished model
 //!   summary.json         how it ended
+//!   .lock                locked by the process that writes here, as long as it lives
 //! ```
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use poquelin_data::Vocabulary;
 use serde::Serialize;
@@ -35,9 +37,10 @@ const MODEL: &str = "model.safetensors";
 const SUMMARY: &str = "summary.json";
 const RUNS: &str = "runs";
 const UNFINISHED: &str = ".unfinished";
+const LOCK: &str = ".lock";
 
 /// All that stands in the folder of a run.
-const OWN: [&str; 7] = [CONFIG, VOCABULARY, CORPUS, METRICS, CHECKPOINTS, MODEL, SUMMARY];
+const OWN: [&str; 8] = [CONFIG, VOCABULARY, CORPUS, METRICS, CHECKPOINTS, MODEL, SUMMARY, LOCK];
 
 /// The folder of a run.
 #[derive(Clone, Debug)]
@@ -45,6 +48,8 @@ pub struct RunFolder {
     path: PathBuf,
     /// The run that this one replaces, until it is finished.
     replaced: Option<PathBuf>,
+    /// Held by whoever writes here. The system lets go of it when the process ends, however it does.
+    lock: Option<Arc<File>>,
 }
 
 impl RunFolder {
@@ -97,11 +102,14 @@ impl RunFolder {
         if empty {
             return Ok(());
         }
-        let run = Self { path: path.to_owned(), replaced: None };
+        let run = Self { path: path.to_owned(), replaced: None, lock: None };
         if run.config().is_err() || run.vocabulary().is_err() {
             return Err(not_a_run("its configuration is not one; give another name with --run"));
         }
-        if replace { Ok(()) } else { Err(Error::RunExists(path.to_owned())) }
+        if !replace {
+            return Err(Error::RunExists(path.to_owned()));
+        }
+        check_idle(path)
     }
 
     /// Makes the folder of a new run. What [`check_vacant`](Self::check_vacant) allowed to be
@@ -109,15 +117,18 @@ impl RunFolder {
     ///
     /// # Errors
     ///
-    /// Where the file system refuses; what was set aside is then back in its place.
+    /// Where another process writes there, or the file system refuses; what was set aside is then back
+    /// in its place.
     pub fn create(
         path: &Path,
         config: &Config,
         vocabulary: &Vocabulary,
         fingerprint: &Fingerprint,
     ) -> Result<Self, Error> {
+        // Nobody may be writing there when it is moved.
+        check_idle(path)?;
         let replaced = Self::set_aside(path)?;
-        let run = Self { path: path.to_owned(), replaced };
+        let mut run = Self { path: path.to_owned(), replaced, lock: None };
         let filled = run.fill(config, vocabulary, fingerprint);
         if filled.is_err()
             && let Some(replaced) = &run.replaced
@@ -145,7 +156,7 @@ impl RunFolder {
     }
 
     fn fill(
-        &self,
+        &mut self,
         config: &Config,
         vocabulary: &Vocabulary,
         fingerprint: &Fingerprint,
@@ -153,6 +164,7 @@ impl RunFolder {
         let checkpoints = self.path.join(CHECKPOINTS);
         fs::create_dir_all(&checkpoints)
             .map_err(|source| Error::Write { path: self.path.clone(), source })?;
+        self.lock = Some(Arc::new(lock(&self.path)?));
         self.write(CONFIG, config.to_toml().as_bytes())?;
         self.write_json(VOCABULARY, vocabulary)?;
         self.write_json(CORPUS, fingerprint)?;
@@ -179,7 +191,7 @@ impl RunFolder {
                 return Err(not_a_run(&format!("it has no {name}")));
             }
         }
-        Ok(Self { path, replaced: None })
+        Ok(Self { path, replaced: None, lock: None })
     }
 
     /// The folder.
@@ -344,6 +356,27 @@ impl RunFolder {
             let _ = fs::remove_file(&unfinished);
             Error::Write { path, source }
         })
+    }
+}
+
+/// Finds out whether another process writes in a folder, if it is a run's.
+fn check_idle(folder: &Path) -> Result<(), Error> {
+    // A run of before there were locks has none to be held.
+    if folder.join(LOCK).exists() { lock(folder).map(drop) } else { Ok(()) }
+}
+
+/// Locks the folder of a run for this process.
+fn lock(folder: &Path) -> Result<File, Error> {
+    let path = folder.join(LOCK);
+    let refused = |source| Error::Write { path: path.clone(), source };
+    let file =
+        OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(refused)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::RunBusy(folder.to_owned())),
+        // Some network file systems know no locks; a run there goes without.
+        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(error)) => Err(refused(error)),
     }
 }
 
