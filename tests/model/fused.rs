@@ -370,3 +370,30 @@ fn adamw_is_burns() {
         }
     }
 }
+
+#[test]
+fn a_gradient_that_is_no_number_changes_nothing() {
+    let step = AdamWStep {
+        learning_rate: 0.01,
+        beta_1: 0.9,
+        beta_2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.01,
+        time: 3,
+    };
+    for (name, device) in devices() {
+        let number = |n| tensor(cosines(n, 35, 1.0), [7, 5], &device);
+        let mut numbers = cosines(1, 35, 1.0);
+        numbers[3] = f32::NAN;
+        numbers[34] = f32::NAN;
+        let gradient = tensor(numbers, [7, 5], &device);
+        let (moved, moments) = step.apply(number(0), gradient, [number(2), number(3).abs()]);
+        let before = [number(0), number(2), number(3).abs()].map(values);
+        let [moment_1, moment_2] = moments;
+        for (before, after) in before.iter().zip([moved, moment_1, moment_2].map(values)) {
+            for (index, (before, after)) in before.iter().zip(&after).enumerate() {
+                assert_eq!(before == after, [3, 34].contains(&index), "{name}, {index}");
+            }
+        }
+    }
+}

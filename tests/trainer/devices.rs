@@ -126,6 +126,29 @@ fn the_gpu_learns_what_the_cpu_learns() {
     assert!((evaluate("wgpu") - evaluate(crate::program::CPU)).abs() < 1e-5);
 }
 
+/// A GPU's numbers are read a step later, and the steps in between change nothing.
+#[test]
+#[cfg(feature = "wgpu")]
+fn a_run_that_diverges_on_the_gpu_says_at_which_step() {
+    use crate::program::with;
+
+    if !has_adapter() {
+        return;
+    }
+    let folder = tiny();
+    let base = ["train", "--config", "tiny.toml", "--set", "optimizer.learning_rate=1e38"];
+    let step = |device: &'static str, clip: &'static str| {
+        let more = ["--set", clip, "--run", device, "--force", "--device", device];
+        let done = folder.run(&with(&base, &more));
+        assert_eq!(done.code, 1, "{}", done.stderr);
+        let told = done.stderr.split("training diverged at ").nth(1).expect("what happened");
+        told.split(':').next().unwrap().to_owned()
+    };
+    for clip in ["optimizer.clip=0", "optimizer.clip=1"] {
+        assert_eq!(step("wgpu", clip), step(crate::program::CPU, clip), "{clip}");
+    }
+}
+
 /// The losses of the first 50 steps of the quickstart, as `poquelin train` makes them.
 #[cfg(feature = "wgpu")]
 fn quickstart_losses(device: &str) -> Vec<f64> {

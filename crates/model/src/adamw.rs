@@ -30,7 +30,8 @@ pub struct AdamWStep {
 
 impl AdamWStep {
     /// The parameter and its two moments behind this step; in one pass where the backend has the
-    /// operation, in plain tensor operations elsewhere. Moments begin as zeros.
+    /// operation, in plain tensor operations elsewhere. Moments begin as zeros. Where the gradient
+    /// is no number, all three stay as they are.
     ///
     /// # Shapes
     ///
@@ -69,11 +70,16 @@ impl AdamWStep {
     ) -> (Tensor<D>, [Tensor<D>; 2]) {
         let Self { learning_rate, beta_1, beta_2, epsilon, weight_decay, .. } = self;
         let [correction_1, correction_2] = self.corrections();
-        let moment_1 = moment_1 * beta_1 + gradient.clone() * (1.0 - beta_1);
-        let moment_2 = moment_2 * beta_2 + gradient.square() * (1.0 - beta_2);
-        let scale = (moment_2.clone() / correction_2).sqrt() + epsilon;
-        let kept = parameter * (1.0 - learning_rate * f64::from(weight_decay));
-        let moved = kept - moment_1.clone() / scale * (learning_rate / correction_1);
-        (moved, [moment_1, moment_2])
+        let is_none = gradient.clone().is_nan();
+        let new_1 = moment_1.clone() * beta_1 + gradient.clone() * (1.0 - beta_1);
+        let new_2 = moment_2.clone() * beta_2 + gradient.square() * (1.0 - beta_2);
+        let scale = (new_2.clone() / correction_2).sqrt() + epsilon;
+        let kept = parameter.clone() * (1.0 - learning_rate * f64::from(weight_decay));
+        let moved = kept - new_1.clone() / scale * (learning_rate / correction_1);
+        let moments = [
+            new_1.mask_where(is_none.clone(), moment_1),
+            new_2.mask_where(is_none.clone(), moment_2),
+        ];
+        (moved.mask_where(is_none, parameter), moments)
     }
 }

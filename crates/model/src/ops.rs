@@ -116,7 +116,8 @@ pub trait LstmOps: Backend {
     )]
     fn sum_of_squares(tensor: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// One step of AdamW; gives the parameter and both moments as they are then.
+    /// One step of AdamW; gives the parameter and both moments as they are then. Where the gradient is
+    /// no number they stay as they are.
     #[cfg_attr(
         not(any(feature = "ndarray", feature = "flex", feature = "wgpu", feature = "cuda")),
         allow(unused_variables, reason = "the macro copies this to where nothing uses them")

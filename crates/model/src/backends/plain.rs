@@ -5,7 +5,7 @@
 //! of Werbos 1990, <https://doi.org/10.1109/5.58337>.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, TensorMetadata};
+use burn::backend::{Backend, TensorMetadata, get_device_settings};
 use burn::tensor::{IndexingUpdateOp, Shape, Slice};
 
 use super::{Layer, LayerInput, Recurrence, WayBack};
@@ -267,14 +267,17 @@ pub(super) fn adamw<B: Backend>(
     let mix = |old: FloatTensor<B>, new: FloatTensor<B>, beta: f32| {
         B::float_add(times(old, beta.into()), times(new, (1.0 - beta).into()))
     };
-    let moment_1 = mix(moment_1, gradient.clone(), beta_1);
-    let moment_2 = mix(moment_2, B::float_mul(gradient.clone(), gradient), beta_2);
-    let scale = B::float_sqrt(times(moment_2.clone(), 1.0 / correction_2));
+    let new_1 = mix(moment_1.clone(), gradient.clone(), beta_1);
+    let new_2 = mix(moment_2.clone(), B::float_mul(gradient.clone(), gradient.clone()), beta_2);
+    let scale = B::float_sqrt(times(new_2.clone(), 1.0 / correction_2));
     let scale = B::float_add_scalar(scale, epsilon.into());
-    let kept = times(parameter, 1.0 - learning_rate * f64::from(weight_decay));
-    let direction = B::float_div(moment_1.clone(), scale);
+    let kept = times(parameter.clone(), 1.0 - learning_rate * f64::from(weight_decay));
+    let direction = B::float_div(new_1.clone(), scale);
     let moved = B::float_sub(kept, times(direction, learning_rate / correction_1));
-    (moved, [moment_1, moment_2])
+    let bools = get_device_settings::<B>(&gradient.device()).bool_dtype;
+    let is_none = B::float_is_nan(gradient, bools);
+    let or_old = |new, old| B::float_mask_where(new, is_none.clone(), old);
+    (or_old(moved, parameter), [or_old(new_1, moment_1), or_old(new_2, moment_2)])
 }
 
 /// σ' from σ: σ (1 − σ).

@@ -111,16 +111,18 @@ impl WithSimd for Update<'_> {
     }
 }
 
-/// The moments and the weight behind the step.
+/// The moments and the weight behind the step; as they were where the gradient is no number.
 #[inline(always)]
 fn move_weight<S: Simd>(
     simd: S,
     [b1, rest_1, b2, rest_2, correction, epsilon, decay, rate]: [S::f32s; 8],
     [from, g, m, v]: [S::f32s; 4],
 ) -> [S::f32s; 3] {
-    let m = simd.mul_add_e_f32s(g, rest_1, simd.mul_f32s(m, b1));
-    let v = simd.mul_add_e_f32s(simd.mul_f32s(g, g), rest_2, simd.mul_f32s(v, b2));
-    let scale = simd.mul_add_e_f32s(simd.sqrt_f32s(v), correction, epsilon);
-    let to = simd.mul_add_e_f32s(simd.div_f32s(m, scale), rate, simd.mul_f32s(from, decay));
-    [m, v, to]
+    let new_m = simd.mul_add_e_f32s(g, rest_1, simd.mul_f32s(m, b1));
+    let new_v = simd.mul_add_e_f32s(simd.mul_f32s(g, g), rest_2, simd.mul_f32s(v, b2));
+    let scale = simd.mul_add_e_f32s(simd.sqrt_f32s(new_v), correction, epsilon);
+    let to = simd.mul_add_e_f32s(simd.div_f32s(new_m, scale), rate, simd.mul_f32s(from, decay));
+    let is_number = simd.equal_f32s(g, g);
+    let select = |new: S::f32s, old: S::f32s| simd.select_f32s(is_number, new, old);
+    [select(new_m, m), select(new_v, v), select(to, from)]
 }

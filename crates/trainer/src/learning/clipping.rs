@@ -15,18 +15,41 @@ use poquelin_model::sum_of_squares;
 /// Where no parameter has a gradient.
 pub fn clip<M: Module>(
     module: &M,
-    mut gradients: GradientsParams,
+    gradients: GradientsParams,
     limit: Option<f64>,
 ) -> (GradientsParams, Tensor<1>) {
-    let mut squares = Squares { gradients: &gradients, sums: Vec::new() };
-    module.visit(&mut squares);
-    let norm = Tensor::cat(squares.sums, 0).sum().sqrt();
-    if let Some(limit) = limit {
-        // PyTorch's own guard against dividing by zero.
-        let factor = (norm.clone() + 1e-6).recip().mul_scalar(limit).clamp_max(1.0);
-        module.visit(&mut Scaling { gradients: &mut gradients, factor });
+    let norm = global_norm(module, &gradients);
+    match limit {
+        Some(limit) => (scaled(module, gradients, clip_factor(norm.clone(), limit)), norm),
+        None => (gradients, norm),
     }
-    (gradients, norm)
+}
+
+/// The norm over all gradients of a module, `[1]`.
+///
+/// # Panics
+///
+/// Where no parameter has a gradient.
+pub fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> Tensor<1> {
+    let mut squares = Squares { gradients, sums: Vec::new() };
+    module.visit(&mut squares);
+    Tensor::cat(squares.sums, 0).sum().sqrt()
+}
+
+/// What gradients of this norm are multiplied by so that it does not exceed `limit`, `[1]`.
+pub fn clip_factor(norm: Tensor<1>, limit: f64) -> Tensor<1> {
+    // PyTorch's own guard against dividing by zero.
+    (norm + 1e-6).recip().mul_scalar(limit).clamp_max(1.0)
+}
+
+/// The gradients of a module times a number, `[1]`.
+pub fn scaled<M: Module>(
+    module: &M,
+    mut gradients: GradientsParams,
+    factor: Tensor<1>,
+) -> GradientsParams {
+    module.visit(&mut Scaling { gradients: &mut gradients, factor });
+    gradients
 }
 
 struct Squares<'a> {

@@ -9,24 +9,24 @@ use std::time::{Duration, Instant};
 
 use burn::data::dataloader::Progress as LoaderProgress;
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Bool, Device, Tensor};
 use burn_train::{
     EventProcessorTraining, Interrupter, Learner, LearnerEvent, SupervisedLearningStrategy,
     SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
 };
 use poquelin_data::Vocabulary;
-use poquelin_model::{CharLstmConfig, LstmState, Seed};
+use poquelin_model::{CharLstmConfig, LstmState, Seed, devices};
 
-use super::clipping::clip;
-use super::metrics::Reading;
-use super::model::{LanguageModel, OptimizerTap, StepOutput};
+use self::telling::{Told, Unread};
+use super::clipping::{clip_factor, global_norm, scaled};
+use super::model::{LanguageModel, OptimizerTap, Step, StepOutput};
 use crate::config::Config;
 use crate::error::Error;
 use crate::evaluation::Evaluation;
 use crate::model_file::{self, Progress, TrainingState};
 use crate::progress::Console;
 use crate::run_folder::RunFolder;
-use crate::scores::{Score, Tally};
+use crate::scores::Score;
 use crate::signals::{Signal, Signals};
 
 /// Everything the loop needs that burn-train does not carry.
@@ -118,6 +118,10 @@ impl SupervisedLearningStrategy<LanguageModel> for TruncatedBptt {
             step: 0,
             chars: 0,
             train_seconds: 0.0,
+            reads_later: devices::hardware(&job.device).is_some(),
+            unread: None,
+            spoilt: None,
+            told: Instant::now(),
             state: None,
             saved: Instant::now(),
             optimizer: None,
@@ -141,6 +145,15 @@ struct Session {
     step: u64,
     chars: u64,
     train_seconds: f64,
+    /// Whether the device works by itself: a step's numbers are read when the next one is on its way.
+    reads_later: bool,
+    /// The step whose numbers are still to be read.
+    unread: Option<Unread>,
+    /// Whether a step had a loss or a norm that is not finite, `[1]`, where that is not read at once:
+    /// no step changes anything from then on.
+    spoilt: Option<Tensor<1, Bool>>,
+    /// When the last step was told.
+    told: Instant,
     /// The recurrent state behind the last chunk.
     state: Option<LstmState>,
     /// When the last checkpoint was written.
@@ -199,13 +212,11 @@ impl Session {
         self.interrupter.fail_on_error(self.processor.process_train(event));
         let every = Duration::from_secs_f64(self.job.config.checkpoint.every_seconds);
         let began = Instant::now();
-        let mut tally = Tally::default();
-        let mut norms = 0.0;
-        let mut rate = 0.0;
+        let mut told = Told::default();
+        self.told = began;
         self.state = None;
         let mut chunks = train.iter();
         for expected in 0.. {
-            let start = Instant::now();
             let Some(step) = chunks.next() else { break };
             let mut step = step.map_err(|error| Error::Training(error.to_string()))?;
             let place = (step.batch.epoch + 1, step.batch.chunk);
@@ -224,15 +235,14 @@ impl Session {
             }
             step.state = self.state.take();
             step.seed = self.seed.derive("dropout", self.step);
-            let (output, state) = self.train_step(step, epoch, start)?;
-            self.state = Some(state);
-            tally.add(output.reading.nats_per_char, output.reading.chars);
-            norms += output.reading.gradient_norm;
-            rate = output.reading.learning_rate;
+            self.state = Some(self.train_step(step, epoch, progress, &mut told)?);
             if let Some(record) = self.job.tap.take() {
                 self.optimizer = Some(record.map_err(Error::Training)?);
             }
-            self.report_step(output, progress);
+            if last || due {
+                // Nothing is kept of a step that is not known to be sound.
+                self.tell(None, &mut told)?;
+            }
             if due && !last {
                 self.save_checkpoint(Progress {
                     step: self.step,
@@ -246,43 +256,69 @@ impl Session {
         let event = LearnerEvent::EndSplit(epoch);
         self.interrupter.fail_on_error(self.processor.process_train(event));
         self.train_seconds += began.elapsed().as_secs_f64();
-        self.chars += tally.chars();
-        let steps = total_items as f64;
-        self.add_metrics(epoch, "train", tally.score(), began, Some((rate, norms / steps)))
+        self.chars += told.tally.chars();
+        let norm = told.norms / total_items as f64;
+        let training = Some((told.learning_rate, norm));
+        self.add_metrics(epoch, "train", told.tally.score(), began, training)
     }
 
-    /// One update of the weights.
+    /// One update of the weights; gives the state to go on from.
     fn train_step(
         &mut self,
-        step: super::model::Step,
+        step: Step,
         epoch: usize,
-        start: Instant,
-    ) -> Result<(StepOutput, LstmState), Error> {
+        progress: LoaderProgress,
+        told: &mut Told,
+    ) -> Result<LstmState, Error> {
         let chars = step.batch.characters() as u64;
         let result = self.learner.train_step(step);
         let mut output = result.item;
         let (loss, state) = output.tensors.take().expect("a step gives its tensors");
+        let (loss, model) = (loss.inner(), self.learner.model());
+        let norm = global_norm(&model, &result.grads);
         let limit = Some(self.job.config.optimizer.clip).filter(|&limit| limit > 0.0);
-        let (gradients, norm) = clip(&self.learner.model(), result.grads, limit);
-        let [nats_per_char, gradient_norm] = read_back(loss.inner(), norm);
-        if !nats_per_char.is_finite() || !gradient_norm.is_finite() {
-            let (loss, norm) = (nats_per_char, gradient_norm);
-            return Err(Error::Diverged { step: self.step + 1, epoch, loss, norm });
+        let mut factor = limit.map(|limit| clip_factor(norm.clone(), limit));
+        if self.reads_later {
+            factor = Some(self.spoil(&loss, &norm, factor));
         }
         self.learner.lr_step();
-        let learning_rate = self.learner.lr_current().base();
-        self.learner.optimizer_step(gradients);
         self.step += 1;
-        let seconds = start.elapsed().as_secs_f64();
-        output.reading = Reading { nats_per_char, chars, seconds, gradient_norm, learning_rate };
-        Ok((output, state))
+        let unread = Unread {
+            loss,
+            norm,
+            step: self.step,
+            epoch,
+            chars,
+            learning_rate: self.learner.lr_current().base(),
+            progress,
+        };
+        self.tell(Some(unread), told)?;
+        if !self.reads_later {
+            self.tell(None, told)?;
+        }
+        let gradients = match factor {
+            Some(factor) => scaled(&model, result.grads, factor),
+            None => result.grads,
+        };
+        self.learner.optimizer_step(gradients);
+        Ok(state)
     }
 
-    fn report_step(&mut self, output: StepOutput, progress: LoaderProgress) {
-        let iteration = Some(self.step as usize);
-        let item = TrainingItem::new(output, progress, iteration, Some(self.learner.lr_current()));
-        let event = LearnerEvent::ProcessedItem(item);
-        self.interrupter.fail_on_error(self.processor.process_train(event));
+    /// The factor of the gradients, or no number if this step or one before is not finite: of such
+    /// gradients the optimizer takes no notice.
+    fn spoil(
+        &mut self,
+        loss: &Tensor<1>,
+        norm: &Tensor<1>,
+        factor: Option<Tensor<1>>,
+    ) -> Tensor<1> {
+        let sound = |number: &Tensor<1>| number.clone().abs().lower_elem(f32::MAX);
+        let mut spoilt = sound(loss).bool_and(sound(norm)).bool_not();
+        if let Some(before) = self.spoilt.take() {
+            spoilt = spoilt.bool_or(before);
+        }
+        self.spoilt = Some(spoilt.clone());
+        factor.unwrap_or_else(|| norm.ones_like()).mask_fill(spoilt, f32::NAN)
     }
 
     fn validate(&mut self, epoch: usize, model: &LanguageModel) -> Result<Option<Score>, Error> {
@@ -370,11 +406,4 @@ impl Session {
             None => Ok(()),
         }
     }
-}
-
-/// Two numbers from the device in one transfer.
-fn read_back(first: Tensor<1>, second: Tensor<1>) -> [f64; 2] {
-    let values = Tensor::cat(vec![first, second], 0).into_data();
-    let values: Vec<f32> = values.try_into_vec().expect("the network computes in float32");
-    [f64::from(values[0]), f64::from(values[1])]
 }

@@ -1,14 +1,19 @@
-//! What a run tells as it goes: `metrics.jsonl`, a line per epoch, samples.
+//! What a run tells as it goes: the numbers of its steps, `metrics.jsonl`, a line per epoch, samples.
 
 use std::time::Instant;
 
+use burn::data::dataloader::Progress as LoaderProgress;
+use burn::tensor::Tensor;
+use burn_train::{EventProcessorTraining, LearnerEvent, TrainingItem};
 use serde::Serialize;
 
 use super::{LanguageModel, Session};
 use crate::error::Error;
+use crate::learning::metrics::Reading;
+use crate::learning::model::StepOutput;
 use crate::progress::{duration, thousands};
 use crate::sampling::{Sampling, write_sample};
-use crate::scores::Score;
+use crate::scores::{Score, Tally};
 
 /// A line of `metrics.jsonl`.
 #[derive(Serialize)]
@@ -26,7 +31,50 @@ struct MetricsLine {
     gradient_norm: Option<f64>,
 }
 
+/// A step on the device.
+pub(super) struct Unread {
+    pub(super) loss: Tensor<1>,
+    pub(super) norm: Tensor<1>,
+    pub(super) step: u64,
+    pub(super) epoch: usize,
+    pub(super) chars: u64,
+    pub(super) learning_rate: f64,
+    pub(super) progress: LoaderProgress,
+}
+
+/// What the steps of an epoch told.
+#[derive(Default)]
+pub(super) struct Told {
+    pub(super) tally: Tally,
+    pub(super) norms: f64,
+    pub(super) learning_rate: f64,
+}
+
 impl Session {
+    /// Reads the numbers of the step that waits for it, and has this one wait.
+    pub(super) fn tell(&mut self, next: Option<Unread>, told: &mut Told) -> Result<(), Error> {
+        let Some(unread) = std::mem::replace(&mut self.unread, next) else {
+            return Ok(());
+        };
+        let Unread { loss, norm, step, epoch, chars, learning_rate, progress } = unread;
+        let [nats_per_char, gradient_norm] = read_back(loss, norm);
+        if !nats_per_char.is_finite() || !gradient_norm.is_finite() {
+            return Err(Error::Diverged { step, epoch, loss: nats_per_char, norm: gradient_norm });
+        }
+        let seconds = self.told.elapsed().as_secs_f64();
+        self.told = Instant::now();
+        told.tally.add(nats_per_char, chars);
+        told.norms += gradient_norm;
+        told.learning_rate = learning_rate;
+        let reading = Reading { nats_per_char, chars, seconds, gradient_norm, learning_rate };
+        let output = StepOutput { tensors: None, reading };
+        let rate = Some(self.learner.lr_current());
+        let item = TrainingItem::new(output, progress, Some(step as usize), rate);
+        let event = LearnerEvent::ProcessedItem(item);
+        self.interrupter.fail_on_error(self.processor.process_train(event));
+        Ok(())
+    }
+
     /// Adds a line to `metrics.jsonl`; gives the score back.
     pub(super) fn add_metrics(
         &self,
@@ -96,4 +144,11 @@ impl Session {
             tracing::warn!("cannot write to standard output: {error}");
         }
     }
+}
+
+/// Two numbers from the device in one transfer.
+fn read_back(first: Tensor<1>, second: Tensor<1>) -> [f64; 2] {
+    let values = Tensor::cat(vec![first, second], 0).into_data();
+    let values: Vec<f32> = values.try_into_vec().expect("the network computes in float32");
+    [f64::from(values[0]), f64::from(values[1])]
 }

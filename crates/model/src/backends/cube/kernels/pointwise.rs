@@ -85,7 +85,7 @@ pub(in crate::backends::cube) fn softmax_loss<I: Int>(
     }
 }
 
-/// One step of AdamW on each number. `decayed` is 1 − learning rate × weight decay, `rate` the
+/// One step of AdamW on each number that has a gradient. `decayed` is 1 − learning rate × weight decay, `rate` the
 /// learning rate over the first moment's correction, `correction` 1 over the second one's.
 #[cube(launch)]
 pub(in crate::backends::cube) fn adamw(
@@ -107,11 +107,16 @@ pub(in crate::backends::cube) fn adamw(
     let at = ABSOLUTE_POS;
     if at < count {
         let g = gradient[at];
-        let m = beta_1 * moment_1[at] + (1.0f32 - beta_1) * g;
-        let v = beta_2 * moment_2[at] + (1.0f32 - beta_2) * g * g;
+        let mut m = moment_1[at];
+        let mut v = moment_2[at];
+        let mut w = parameter[at];
+        if !g.is_nan() {
+            m = beta_1 * m + (1.0f32 - beta_1) * g;
+            v = beta_2 * v + (1.0f32 - beta_2) * g * g;
+            w = decayed * w - rate * m / ((v * correction).sqrt() + epsilon);
+        }
         new_moment_1[at] = m;
         new_moment_2[at] = v;
-        new_parameter[at] =
-            decayed * parameter[at] - rate * m / ((v * correction).sqrt() + epsilon);
+        new_parameter[at] = w;
     }
 }
