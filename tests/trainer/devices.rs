@@ -149,6 +149,30 @@ fn a_run_that_diverges_on_the_gpu_says_at_which_step() {
     }
 }
 
+/// A GPU's sums are taken in one order, unless the build chooses among kernels by their speed.
+#[test]
+#[cfg(all(feature = "wgpu", not(any(feature = "fusion", feature = "autotune"))))]
+fn a_run_goes_on_on_the_gpu_bit_for_bit() {
+    use crate::essence::assert_same;
+    use crate::program::{CPU, with};
+
+    if !has_adapter() {
+        return;
+    }
+    let folder = tiny();
+    let constant = ["train", "--config", "tiny.toml", "--set", "schedule.kind=constant"];
+    let train = |more: &[&str]| folder.ok(&with(&with(&constant, &["--device", "wgpu"]), more));
+    train(&["--run", "whole", "--epochs", "3"]);
+    train(&["--run", "more", "--epochs", "1"]);
+    let on = folder.ok(&["resume", "more", "--epochs", "3"]);
+    assert!(on.stderr.contains("the same bits as without a break"), "{}", on.stderr);
+    assert_same(&folder.join("runs/whole"), &folder.join("runs/more"));
+
+    let elsewhere = folder.ok(&["resume", "more", "--epochs", "4", "--device", CPU]);
+    let words = "the same run to rounding, for it was on wgpu";
+    assert!(elsewhere.stderr.contains(words), "{}", elsewhere.stderr);
+}
+
 /// The losses of the first 50 steps of the quickstart, as `poquelin train` makes them.
 #[cfg(feature = "wgpu")]
 fn quickstart_losses(device: &str) -> Vec<f64> {

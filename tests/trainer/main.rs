@@ -7,10 +7,22 @@ mod bad_input;
 mod bench;
 /// Configuration files and `--set`.
 mod config;
+/// Checkpoints with flipped bits, cut short, or changed by somebody who knows the checksum.
+mod damage;
 /// Devices: what is compiled in, and the GPU's loss against the CPU's.
 mod devices;
+/// What two runs must have in common to be the same.
+mod essence;
+/// The table of docs/keeping.md.
+#[cfg(unix)]
+mod failures;
+/// Writes, renames and syncs that fail.
+#[cfg(target_os = "linux")]
+mod faults;
 /// Runs the program in a folder of its own.
 mod program;
+/// Runs that are killed, stopped, extended or diverge, and go on.
+mod resuming;
 /// `train`, `evaluate`, `generate` and `corpus stats` from end to end.
 mod runs;
 /// Losses against PyTorch's; clipping.

@@ -166,6 +166,26 @@ impl Vocabulary {
         self.codes_of(text).filter_map(|code| self.token(code)).collect()
     }
 
+    /// How this vocabulary, found now, differs from `expected`; `None` where it does not.
+    pub fn difference(&self, expected: &Self) -> Option<String> {
+        if self == expected {
+            return None;
+        }
+        let only = |of: &Self, other: &Self| {
+            let missing = of.codes.iter().find(|&&code| other.token(code).is_none());
+            missing.map(|&code| symbol(of.units, code))
+        };
+        let (now, then) = (self.len(), expected.len());
+        Some(match (only(self, expected), only(expected, self)) {
+            _ if self.units != expected.units => "its units differ".to_owned(),
+            (Some(new), _) => format!("it has {now} distinct symbols, not {then}: {new} is new"),
+            (None, Some(old)) => {
+                format!("it has {now} distinct symbols, not {then}: {old} is gone")
+            }
+            (None, None) => "its symbols differ".to_owned(),
+        })
+    }
+
     /// The text of `tokens`. Bytes that are not UTF-8 become U+FFFD.
     ///
     /// # Panics

@@ -28,6 +28,8 @@ pub struct Cli {
 pub enum Command {
     /// Train a model; with nothing else, on the comedy that is built in.
     Train(TrainArgs),
+    /// Go on with a run that was interrupted, or with a finished one for more epochs.
+    Resume(ResumeArgs),
     /// Score a part of a run's text, or another text.
     Evaluate(EvaluateArgs),
     /// Let a run's model write.
@@ -88,8 +90,40 @@ pub struct TrainArgs {
     /// Replace a run of the same name.
     #[arg(long)]
     pub force: bool,
+    /// Go on with this run, as `poquelin resume` does.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["run", "force"])]
+    pub resume: Option<String>,
+    /// Passes over the training part (train.epochs).
+    #[arg(long, value_name = "COUNT")]
+    pub epochs: Option<usize>,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
+    #[command(flatten)]
+    pub(crate) show: ShowArgs,
+}
+
+/// Arguments of `poquelin resume`.
+#[derive(Args, Debug)]
+pub struct ResumeArgs {
+    /// The run: its name below runs/, or its folder.
+    pub run: String,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Where the run's text is now (data.text).
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// Passes over the training part, with those that are done (train.epochs).
+    #[arg(long, value_name = "COUNT")]
+    pub epochs: Option<usize>,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+    #[command(flatten)]
+    pub(crate) show: ShowArgs,
+}
+
+/// How a run shows itself.
+#[derive(Args, Debug, Default)]
+pub struct ShowArgs {
     /// Show progress in plain lines, also on a terminal.
     #[arg(long, conflicts_with = "tui")]
     pub plain: bool,
@@ -129,7 +163,7 @@ impl Part {
 /// Arguments of `poquelin evaluate`.
 #[derive(Args, Debug)]
 pub struct EvaluateArgs {
-    /// The run: its name below runs/, or its folder.
+    /// The run: its name below runs/, its folder, or a model file.
     pub run: String,
     /// The part of the text to score: the test part of the run's own text, all of any other, by
     /// default.
@@ -157,7 +191,7 @@ pub enum UnknownPolicy {
 /// Arguments of `poquelin generate`.
 #[derive(Args, Debug)]
 pub struct GenerateArgs {
-    /// The run: its name below runs/, or its folder.
+    /// The run: its name below runs/, its folder, or a model file.
     pub run: String,
     /// What the text begins with; sample.prompt of the run by default.
     #[arg(long)]

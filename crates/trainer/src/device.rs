@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use burn::tensor::Device;
+pub use burn::tensor::Device;
 #[cfg(feature = "wgpu")]
 use burn::tensor::DeviceKind;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
@@ -94,7 +94,8 @@ impl Backend {
         Self::ALL.into_iter().filter(|backend| backend.is_compiled_in())
     }
 
-    const fn is_compiled_in(self) -> bool {
+    /// Whether this build has it.
+    pub const fn is_compiled_in(self) -> bool {
         match self {
             Self::Cuda => cfg!(feature = "cuda"),
             Self::Metal => cfg!(feature = "metal"),

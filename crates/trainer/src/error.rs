@@ -131,7 +131,14 @@ pub enum Error {
     /// The loss or the gradient is not a number.
     #[error(
         "training diverged at step {step} (epoch {epoch}): loss {loss:.4e}, gradient norm {norm:.4e}; \
-         lower optimizer.learning_rate or set optimizer.clip"
+         the weights are as before it, {}, and {} tells what was read; lower \
+         optimizer.learning_rate or set optimizer.clip, as in `poquelin resume {} --set \
+         optimizer.clip=1`, or let it go back by itself with train.on_divergence=rollback",
+        match checkpoint {
+            Some(step) => format!("the checkpoint of step {step} stands"),
+            None => "there is no checkpoint yet".to_owned(),
+        },
+        report.display(), run.display()
     )]
     Diverged {
         /// The step, from 1.
@@ -142,6 +149,37 @@ pub enum Error {
         loss: f64,
         /// The global norm of the gradient.
         norm: f64,
+        /// The newest checkpoint.
+        checkpoint: Option<u64>,
+        /// The file with more about it.
+        report: PathBuf,
+        /// The run folder.
+        run: PathBuf,
+    },
+    /// The run was interrupted before there was anything to save.
+    #[error("interrupted by {0} before training began; nothing was written")]
+    InterruptedEarly(Signal),
+    /// A run goes on only as what it is.
+    #[error(
+        "{} cannot go on with another configuration: {}; leave it as it was, or train anew under \
+         another name",
+        run.display(), differences.join(", ")
+    )]
+    RunChanged {
+        /// The run folder.
+        run: PathBuf,
+        /// What differs, as `key: was A, now B`.
+        differences: Vec<String>,
+    },
+    /// Fewer epochs than the run has.
+    #[error("train.epochs: the run {} has done {done} already, got {got}", run.display())]
+    TooFewEpochs {
+        /// The run folder.
+        run: PathBuf,
+        /// Its epochs.
+        done: usize,
+        /// What was asked for.
+        got: usize,
     },
     /// The system refuses to tell of signals.
     #[error("cannot watch for signals: {0}")]
@@ -150,7 +188,11 @@ pub enum Error {
     #[error("training broke off: {0}")]
     Training(String),
     /// The run was interrupted and is saved.
-    #[error("interrupted by {signal}; the run is saved in {} as of step {step}", run.display())]
+    #[error(
+        "interrupted by {signal}; the run is saved in {0} as of step {step}; go on with \
+         `poquelin resume {0}`",
+        run.display()
+    )]
     Interrupted {
         /// What interrupted it.
         signal: Signal,
@@ -181,6 +223,8 @@ impl Error {
             | Self::Damaged { .. }
             | Self::Weights { .. }
             | Self::BenchLine { .. }
+            | Self::RunChanged { .. }
+            | Self::TooFewEpochs { .. }
             | Self::Read { .. } => 2,
             // A reader that has seen enough is no failure.
             Self::Output(source) if source.kind() == io::ErrorKind::BrokenPipe => 0,
@@ -189,7 +233,7 @@ impl Error {
             | Self::Output(_)
             | Self::Diverged { .. }
             | Self::Training(_) => 1,
-            Self::Interrupted { signal, .. } => signal.exit_code(),
+            Self::Interrupted { signal, .. } | Self::InterruptedEarly(signal) => signal.exit_code(),
         }
     }
 }

@@ -59,7 +59,7 @@ impl Evaluation {
     }
 
     /// Scores the part with a model on the inner, gradient-free device. `observe` sees every
-    /// chunk.
+    /// chunk, and ends it by `false`.
     ///
     /// # Errors
     ///
@@ -67,7 +67,7 @@ impl Evaluation {
     pub fn run(
         &self,
         model: &LanguageModel,
-        mut observe: impl FnMut(&Reading, Progress),
+        mut observe: impl FnMut(&Reading, Progress) -> bool,
     ) -> Result<Score, Error> {
         self.chunks.seek(0, 0);
         let mut tally = Tally::default();
@@ -90,7 +90,9 @@ impl Evaluation {
                 gradient_norm: f64::NAN,
                 learning_rate: f64::NAN,
             };
-            observe(&reading, steps.progress());
+            if !observe(&reading, steps.progress()) {
+                break;
+            }
             began = Instant::now();
         }
         Ok(tally.score())

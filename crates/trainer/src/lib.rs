@@ -11,6 +11,7 @@ pub mod device;
 pub mod error;
 pub mod evaluation;
 pub mod learning;
+pub mod ledger;
 pub mod model_file;
 pub mod progress;
 pub mod run_folder;

@@ -1,122 +1,295 @@
 //! A model, and what is needed to go on with it, as one safetensors file.
+//!
+//! Any safetensors reader opens it. Numbers are little endian, whatever the machine. The tensors are
+//! `model.` and the path of each parameter, as float32; a checkpoint has `moment_1.` and `moment_2.`
+//! of each beside, and the recurrent state, `state.h` and `state.c`, `[L, B, H]`. The file's one
+//! note, `poquelin`, is JSON: format, versions, configuration, vocabulary, corpus, figures, and for a
+//! checkpoint the sums of the run. The last tensor, `sha256`, is the checksum of all bytes before it;
+//! nothing else of a file is looked at before that.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use burn::tensor::{Device, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use poquelin_data::Vocabulary;
-use poquelin_model::{CharLstm, CharLstmConfig, LstmState, Seed};
+use poquelin_model::{CharLstm, CharLstmConfig, Initialization, LstmState, Seed};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
+use crate::config::Config;
 use crate::error::Error;
+use crate::learning::optimizer_state::OptimizerState;
+use crate::ledger::{Ledger, Mean, Progress};
+use crate::text::Fingerprint;
 use crate::weights::{self, Tensors};
 
-const FORMAT: &str = "poquelin-1";
+const FORMAT: &str = "poquelin-2";
 const NOTE: &str = "poquelin";
+/// The version of Burn that the workspace pins.
+const BURN: &str = "0.22.1";
 const WEIGHTS: &str = "model.";
+const MOMENTS: [&str; 2] = ["moment_1.", "moment_2."];
+const STATE: [&str; 2] = ["state.h", "state.c"];
+/// The only tensor of bytes: those come behind all others.
+const CHECKSUM: &str = "sha256";
+const CHECKSUM_LENGTH: usize = 32;
 
-/// What stands in the file beside tensors, as JSON.
-#[derive(Serialize, Deserialize)]
-struct Header {
+/// What stands in the file beside tensors.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
     format: String,
-    config: CharLstmConfig,
-    vocabulary: Vocabulary,
-    progress: Progress,
-}
-
-/// Where a run stood when the file was written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
-    /// Training steps done.
-    pub step: u64,
-    /// Whole epochs done.
-    pub epoch: usize,
-    /// Chunks done of the epoch after those.
-    pub chunk: usize,
-}
-
-/// What training needs beside the weights.
-pub struct TrainingState {
-    /// Burn's optimizer record, as burnpack.
-    pub optimizer: Vec<u8>,
-    /// The recurrent state of every lane.
-    pub recurrent: Option<LstmState>,
-}
-
-/// A model that was read back.
-pub struct StoredModel {
-    /// The model.
-    pub model: CharLstm,
-    /// Its vocabulary.
+    /// The version of this program, and of Burn.
+    poquelin: String,
+    burn: String,
+    /// The configuration of the run, but for the folder of its text.
+    pub config: Config,
+    /// The vocabulary of the model.
     pub vocabulary: Vocabulary,
-    /// Where its run stood.
+    /// The text of the run.
+    pub corpus: Fingerprint,
+    /// Where the run stood.
     pub progress: Progress,
+    /// How well the model does.
+    pub scores: Scores,
+    /// In a checkpoint: what else the run needs to go on.
+    pub training: Option<Training>,
 }
 
-/// The bytes of a model file, with the state of training for a checkpoint.
-pub fn to_bytes(
-    model: &CharLstm,
-    config: &CharLstmConfig,
-    vocabulary: &Vocabulary,
-    progress: Progress,
-    training: Option<TrainingState>,
-) -> Vec<u8> {
-    let mut tensors: Tensors = weights::parameters(model)
-        .into_iter()
-        .map(|(path, data)| (format!("{WEIGHTS}{path}"), data))
-        .collect();
-    if let Some(training) = training {
-        let length = training.optimizer.len();
-        tensors.insert("optimizer".into(), TensorData::new(training.optimizer, [length]));
-        if let Some(state) = training.recurrent {
-            tensors.insert("state.h".into(), state.h().into_data());
-            tensors.insert("state.c".into(), state.c().into_data());
+/// The scores that are known of a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scores {
+    /// The mean loss over the last epoch, while it was trained on.
+    pub train: Option<Mean>,
+    /// On the validation part.
+    pub valid: Option<Mean>,
+    /// On the test part.
+    pub test: Option<Mean>,
+}
+
+/// What a run needs to go on, beside tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Training {
+    /// What computed: with it, and nothing else, the same bits come out.
+    pub machine: Machine,
+    /// The optimizer steps that each parameter has taken.
+    pub times: BTreeMap<String, u64>,
+    /// The sums of the run.
+    pub ledger: Ledger,
+}
+
+/// What a run computes with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    /// The device, as `--device` has it.
+    pub device: String,
+    /// CPU threads.
+    pub threads: usize,
+}
+
+impl Header {
+    /// The header of a run's files as of `progress`.
+    pub fn new(
+        config: &Config,
+        vocabulary: &Vocabulary,
+        corpus: &Fingerprint,
+        progress: Progress,
+    ) -> Self {
+        let mut config = config.clone();
+        // A file that moves tells nobody where its text lay.
+        let name = Path::new(&config.data.text).file_name().unwrap_or_default();
+        config.data.text = name.to_string_lossy().into_owned();
+        Self {
+            format: FORMAT.to_owned(),
+            poquelin: env!("CARGO_PKG_VERSION").to_owned(),
+            burn: BURN.to_owned(),
+            config,
+            vocabulary: vocabulary.clone(),
+            corpus: corpus.clone(),
+            progress,
+            scores: Scores::default(),
+            training: None,
         }
     }
-    let header = Header {
-        format: FORMAT.to_owned(),
-        config: *config,
-        vocabulary: vocabulary.clone(),
-        progress,
-    };
-    let header = serde_json::to_string(&header).expect("our records have nothing JSON cannot hold");
-    // One note only: several would be written in an order that changes from run to run.
-    let notes = HashMap::from([(NOTE.to_owned(), header)]);
-    weights::to_safetensors(&tensors, notes)
+
+    /// The configuration of the model.
+    pub fn model(&self) -> CharLstmConfig {
+        self.config.model(self.vocabulary.len())
+    }
 }
 
-/// The model in the bytes of the file at `path`.
-///
-/// # Errors
-///
-/// Where the bytes are no model file, or its parts do not fit together.
-pub fn from_bytes(path: &Path, bytes: &[u8], device: &Device) -> Result<StoredModel, Error> {
-    let damaged = |reason: String| Error::Damaged { path: path.to_owned(), reason };
-    let misfit = |source| Error::Weights { path: path.to_owned(), source };
-    let (tensors, notes) = weights::from_safetensors(bytes).map_err(misfit)?;
-    let note = notes.get(NOTE).ok_or_else(|| damaged("it is not of this program".to_owned()))?;
-    let Header { format, config, vocabulary, progress } =
-        serde_json::from_str(note).map_err(|error| damaged(format!("its header: {error}")))?;
-    if format != FORMAT {
-        return Err(damaged(format!("its format is {format:?}, not {FORMAT:?}")));
-    }
-    check(&config, &vocabulary, bytes.len()).map_err(damaged)?;
+/// What is kept of a run: a header, the weights, and for a checkpoint what training has in tensors.
+pub struct Contents {
+    /// All that is no tensor.
+    pub header: Header,
+    tensors: Tensors,
+}
 
-    let parameters = tensors
+impl Contents {
+    /// A model.
+    pub fn model(header: Header, model: &CharLstm) -> Self {
+        let named = |(path, data)| (format!("{WEIGHTS}{path}"), data);
+        let mut tensors: Tensors = weights::parameters(model).into_iter().map(named).collect();
+        let room = TensorData::new(vec![0u8; CHECKSUM_LENGTH], [CHECKSUM_LENGTH]);
+        tensors.insert(CHECKSUM.to_owned(), room);
+        Self { header, tensors }
+    }
+
+    /// A model, and what training needs to go on with it. `optimizer` is empty before the first step
+    /// only.
+    pub fn checkpoint(
+        mut header: Header,
+        model: &CharLstm,
+        (machine, ledger): (Machine, Ledger),
+        optimizer: OptimizerState,
+        recurrent: Option<LstmState>,
+    ) -> Self {
+        let OptimizerState { moments, times } = optimizer;
+        header.training = Some(Training { machine, times, ledger });
+        let mut contents = Self::model(header, model);
+        contents.tensors.extend(moments);
+        if let Some(state) = recurrent {
+            let [h, c] = STATE.map(str::to_owned);
+            contents.tensors.insert(h, state.h().into_data());
+            contents.tensors.insert(c, state.c().into_data());
+        }
+        contents
+    }
+
+    /// The bytes of the file, its checksum at the end.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let header =
+            serde_json::to_string(&self.header).expect("our records have nothing JSON cannot hold");
+        // One note only: several would be written in an order that changes from run to run.
+        let notes = HashMap::from([(NOTE.to_owned(), header)]);
+        let mut bytes = weights::to_safetensors(&self.tensors, notes);
+        seal(&mut bytes);
+        bytes
+    }
+
+    /// Reads the file at `path` from its bytes.
+    ///
+    /// # Errors
+    ///
+    /// Where the checksum is not that of the bytes, or they are no model file of this format.
+    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
+        let damaged = |reason: String| Error::Damaged { path: path.to_owned(), reason };
+        if !is_sealed(bytes) {
+            return Err(damaged(
+                "its checksum is not that of its content; it was cut short or changed, or is not \
+                 of this program"
+                    .to_owned(),
+            ));
+        }
+        let misfit = |source| Error::Weights { path: path.to_owned(), source };
+        let (tensors, notes) = weights::from_safetensors(bytes).map_err(misfit)?;
+        let note =
+            notes.get(NOTE).ok_or_else(|| damaged("it is not of this program".to_owned()))?;
+        let header = read_header(note).map_err(damaged)?;
+        check(&header, bytes.len()).map_err(damaged)?;
+        Ok(Self { header, tensors })
+    }
+
+    /// The network, taken out.
+    ///
+    /// # Errors
+    ///
+    /// Where its weights are not those of its configuration.
+    pub fn network(&mut self, path: &Path, device: &Device) -> Result<CharLstm, Error> {
+        let misfit = |source| Error::Weights { path: path.to_owned(), source };
+        let weights = take(&mut self.tensors, &[WEIGHTS])
+            .into_iter()
+            .filter_map(|(name, data)| Some((name.strip_prefix(WEIGHTS)?.to_owned(), data)))
+            .collect();
+        // Drawn to be replaced, and this is drawn in no time.
+        let config = self.header.model().with_initialization(Initialization::Pytorch);
+        weights::load(config.init(Seed::new(0), device), weights).map_err(misfit)
+    }
+
+    /// The optimizer's state, taken out.
+    pub fn optimizer(&mut self) -> OptimizerState {
+        let times = self.header.training.as_mut().map(|training| &mut training.times);
+        OptimizerState {
+            moments: take(&mut self.tensors, &MOMENTS),
+            times: times.map(std::mem::take).unwrap_or_default(),
+        }
+    }
+
+    /// The recurrent state of every lane, taken out; `None` where it is all zeros.
+    ///
+    /// # Errors
+    ///
+    /// Where it is not that of the configuration.
+    pub fn recurrent(&mut self, path: &Path, device: &Device) -> Result<Option<LstmState>, Error> {
+        let misfit = |source| Error::Weights { path: path.to_owned(), source };
+        let Config { model, data, .. } = &self.header.config;
+        let shape = [model.layers, data.batch, model.hidden];
+        let mut part = |name: &str| {
+            let Some(data) = self.tensors.remove(name) else {
+                return Ok(None);
+            };
+            weights::fits(name, &shape, &data).map_err(misfit)?;
+            Ok(Some(Tensor::from_data(data, device)))
+        };
+        let missing = |name: &str| misfit(weights::WeightsError::Missing(name.to_owned()));
+        match STATE.map(&mut part) {
+            [Ok(None), Ok(None)] => Ok(None),
+            [Ok(Some(h)), Ok(Some(c))] => Ok(Some(LstmState::from_tensors(h, c))),
+            [Err(error), _] | [_, Err(error)] => Err(error),
+            [Ok(None), _] => Err(missing(STATE[0])),
+            [_, Ok(None)] => Err(missing(STATE[1])),
+        }
+    }
+}
+
+/// The tensors whose names begin with one of `prefixes`.
+fn take(tensors: &mut Tensors, prefixes: &[&str]) -> Tensors {
+    let all = std::mem::take(tensors);
+    let (taken, rest) = all
         .into_iter()
-        .filter_map(|(name, data)| Some((name.strip_prefix(WEIGHTS)?.to_owned(), data)))
-        .collect();
-    let model = weights::load(config.init(Seed::new(0), device), parameters).map_err(misfit)?;
-    Ok(StoredModel { model, vocabulary, progress })
+        .partition(|(name, _)| prefixes.iter().any(|prefix| name.starts_with(prefix)));
+    *tensors = rest;
+    taken
 }
 
-/// Refuses a configuration that no file of this length can belong to, before a model of its size
-/// is made.
-fn check(config: &CharLstmConfig, vocabulary: &Vocabulary, length: usize) -> Result<(), String> {
-    if config.vocabulary != vocabulary.len() {
-        let (model, symbols) = (config.vocabulary, vocabulary.len());
-        return Err(format!("its model knows {model} symbols, its vocabulary {symbols}"));
+/// Puts the checksum of all bytes before the last 32 there.
+pub fn seal(bytes: &mut [u8]) {
+    let (content, checksum) = bytes.split_at_mut(bytes.len() - CHECKSUM_LENGTH);
+    checksum.copy_from_slice(&Sha256::digest(content));
+}
+
+fn is_sealed(bytes: &[u8]) -> bool {
+    bytes
+        .split_last_chunk::<CHECKSUM_LENGTH>()
+        .is_some_and(|(content, checksum)| Sha256::digest(content).as_slice() == checksum)
+}
+
+fn read_header(note: &str) -> Result<Header, String> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: String,
+        poquelin: String,
     }
+    let unreadable = |error: serde_json::Error| format!("its header: {error}");
+    let Format { format, poquelin } = serde_json::from_str(note).map_err(unreadable)?;
+    if format != FORMAT {
+        return Err(format!(
+            "its format is {format:?}, written by poquelin {poquelin}; this version reads {FORMAT:?}"
+        ));
+    }
+    serde_json::from_str(note).map_err(unreadable)
+}
+
+/// Refuses a header that no file of this length can belong to, before a model of its size is made.
+fn check(header: &Header, length: usize) -> Result<(), String> {
+    header.config.check().map_err(|error| format!("its configuration: {error}"))?;
+    if header.progress.epoch > header.config.train.epochs {
+        return Err("it has more epochs than its run".to_owned());
+    }
+    let config = header.model();
     let h = config.d_hidden as u128;
     let e = config.d_embedding.map_or(h, |width| width as u128);
     let v = config.vocabulary as u128;
@@ -124,11 +297,6 @@ fn check(config: &CharLstmConfig, vocabulary: &Vocabulary, length: usize) -> Res
     let other = h.saturating_mul(8).saturating_mul(h);
     let above = other.saturating_mul((config.layers as u128).saturating_sub(1));
     let least = lowest.saturating_add(above).saturating_add(v * e).saturating_mul(4);
-    let sound = h > 0
-        && e > 0
-        && config.layers > 0
-        && (0.0..1.0).contains(&config.dropout)
-        && (!config.tied || e == h)
-        && least <= length as u128;
-    if sound { Ok(()) } else { Err("its configuration fits no model of its size".to_owned()) }
+    let fits = least <= length as u128;
+    if fits { Ok(()) } else { Err("its configuration fits no model of its size".to_owned()) }
 }

@@ -33,7 +33,8 @@ pub fn bits(nats: f64) -> f64 {
 }
 
 /// A mean over characters in the making.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Tally {
     nats: f64,
     chars: u64,

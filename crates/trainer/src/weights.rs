@@ -30,6 +30,9 @@ pub enum WeightsError {
     /// A tensor without a parameter.
     #[error("the tensor {0} belongs to no parameter of the model")]
     Unexpected(String),
+    /// A state of the optimizer that Burn does not take.
+    #[error("the optimizer's state: {0}")]
+    Optimizer(String),
     /// Not safetensors.
     #[error("not a safetensors file: {0}")]
     Format(String),
@@ -54,6 +57,22 @@ pub fn load<M: Module>(module: M, tensors: Tensors) -> Result<M, WeightsError> {
         (Some(error), _) => Err(error),
         (None, Some(name)) => Err(WeightsError::Unexpected(name)),
         (None, None) => Ok(module),
+    }
+}
+
+/// Finds out whether a tensor can be the value of a parameter of this shape.
+///
+/// # Errors
+///
+/// Where it has another shape or type.
+pub fn fits(name: &str, shape: &[usize], data: &TensorData) -> Result<(), WeightsError> {
+    let describe = |dtype: DType, shape: &[usize]| format!("{dtype:?} {shape:?}");
+    let expected = describe(DType::F32, shape);
+    let got = describe(data.dtype(), data.shape());
+    if got == expected {
+        Ok(())
+    } else {
+        Err(WeightsError::Mismatch { name: name.to_owned(), expected, got })
     }
 }
 
@@ -165,11 +184,8 @@ impl ModuleMapper for Writer {
             self.error.get_or_insert(WeightsError::Missing(name));
             return param;
         };
-        let describe = |dtype: DType, shape: &[usize]| format!("{dtype:?} {shape:?}");
-        let expected = describe(DType::F32, &param.dims());
-        let got = describe(data.dtype(), data.shape());
-        if got != expected {
-            self.error.get_or_insert(WeightsError::Mismatch { name, expected, got });
+        if let Err(error) = fits(&name, &param.dims(), &data) {
+            self.error.get_or_insert(error);
             return param;
         }
         param.map(|tensor| {

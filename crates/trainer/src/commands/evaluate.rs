@@ -1,5 +1,6 @@
 //! `poquelin evaluate`.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use poquelin_data::Splits;
@@ -11,9 +12,9 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::evaluation::Evaluation;
 use crate::learning::model::{LanguageModel, OptimizerTap};
-use crate::model_file;
+use crate::model_file::{Contents, Header};
 use crate::progress::thousands;
-use crate::run_folder::RunFolder;
+use crate::run_folder::{RunFolder, find_model};
 use crate::scores::Score;
 use crate::text::{Fingerprint, TextSource};
 use crate::threads;
@@ -33,22 +34,21 @@ struct Evaluated {
 ///
 /// Where the run, its text or the device is not there.
 pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
-    let run = RunFolder::open(&args.run)?;
-    let config = run.config()?;
-    threads::run(config.train.threads, || evaluate(args, &run, &config))
+    let (path, contents) = find_model(&args.run)?;
+    threads::run(contents.header.config.train.threads, || evaluate(args, &path, contents))
 }
 
-fn evaluate(args: &EvaluateArgs, run: &RunFolder, config: &Config) -> Result<(), Error> {
+fn evaluate(args: &EvaluateArgs, path: &Path, mut contents: Contents) -> Result<(), Error> {
     let device = args.device.choice()?.open()?;
-    let (path, bytes) = run.read_model()?;
-    let stored = model_file::from_bytes(&path, &bytes, &device)?;
+    let network = contents.network(path, &device)?;
+    let Header { config, vocabulary, corpus: expected, .. } = &contents.header;
 
     let source = match &args.text {
         Some(path) => TextSource::File(path.clone()),
-        None => TextSource::new(&config.data.text),
+        None => TextSource::new(&text_of_run(&args.run).unwrap_or(config.data.text.clone())),
     };
-    let corpus = source.read(&config.data, Some(&stored.vocabulary))?;
-    let difference = Fingerprint::of(&corpus).difference(&run.fingerprint()?);
+    let corpus = source.read(&config.data, Some(vocabulary))?;
+    let difference = Fingerprint::of(&corpus).difference(expected);
     let part = match (args.split, &difference) {
         (Some(part), _) => part,
         (None, None) => Part::Test,
@@ -63,9 +63,15 @@ fn evaluate(args: &EvaluateArgs, run: &RunFolder, config: &Config) -> Result<(),
     }
     let range = range(part, config, corpus.len())?;
     let evaluation = Evaluation::new(part.name(), Arc::new(corpus), range, &device)?;
-    let model = LanguageModel { network: stored.model, tap: OptimizerTap::default() };
-    let score = evaluation.run(&model, |_, _| {})?;
+    let model = LanguageModel { network, tap: OptimizerTap::default() };
+    let score = evaluation.run(&model, |_, _| true)?;
     report(args, part, score)
+}
+
+/// Where a run has its text; `None` for a model file, which does not know.
+fn text_of_run(name: &str) -> Option<String> {
+    let config = RunFolder::open(name).ok()?.config().ok()??;
+    Some(config.data.text)
 }
 
 fn range(part: Part, config: &Config, length: usize) -> Result<std::ops::Range<usize>, Error> {

@@ -1,15 +1,15 @@
 //! `poquelin generate`.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use poquelin_data::{Units, Vocabulary};
 use poquelin_model::Seed;
 
 use crate::cli::{GenerateArgs, UnknownPolicy};
-use crate::config::Config;
 use crate::error::Error;
-use crate::model_file;
-use crate::run_folder::RunFolder;
+use crate::model_file::{Contents, Header};
+use crate::run_folder::find_model;
 use crate::sampling::{Sampling, generate, known_prompt};
 use crate::threads;
 
@@ -19,8 +19,8 @@ use crate::threads;
 ///
 /// Where the run or the device is not there, or the prompt cannot be used.
 pub fn run(args: &GenerateArgs) -> Result<(), Error> {
-    let run = RunFolder::open(&args.run)?;
-    let config = run.config()?;
+    let (path, contents) = find_model(&args.run)?;
+    let config = &contents.header.config;
     let temperature = args.temperature.unwrap_or(config.sample.temperature);
     if !(temperature >= 0.0 && temperature.is_finite()) {
         return Err(Error::Option {
@@ -29,19 +29,18 @@ pub fn run(args: &GenerateArgs) -> Result<(), Error> {
             got: temperature.to_string(),
         });
     }
-    threads::run(config.train.threads, || write(args, &run, &config, temperature))
+    threads::run(config.train.threads, || write(args, &path, contents, temperature))
 }
 
 fn write(
     args: &GenerateArgs,
-    run: &RunFolder,
-    config: &Config,
+    path: &Path,
+    mut contents: Contents,
     temperature: f64,
 ) -> Result<(), Error> {
     let device = args.device.choice()?.open()?;
-    let (path, bytes) = run.read_model()?;
-    let stored = model_file::from_bytes(&path, &bytes, &device)?;
-    let vocabulary = &stored.vocabulary;
+    let network = contents.network(path, &device)?;
+    let Header { config, vocabulary, .. } = &contents.header;
     let tokens = match (&args.prompt, args.unknown) {
         (Some(prompt), UnknownPolicy::Error) => vocabulary.encode(prompt).map_err(Error::Prompt)?,
         (Some(prompt), UnknownPolicy::Skip) => vocabulary.encode_known(prompt),
@@ -56,7 +55,7 @@ fn write(
         tokens.iter().try_for_each(|&token| output.write(token))?;
     }
     let sampling = Sampling { temperature, seed: Seed::new(args.seed) };
-    generate(&stored.model, &tokens, args.length, sampling, |token| output.write(token))?;
+    generate(&network, &tokens, args.length, sampling, |token| output.write(token))?;
     output.finish()
 }
 

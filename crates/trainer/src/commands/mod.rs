@@ -5,7 +5,9 @@ mod corpus;
 mod devices;
 mod evaluate;
 mod generate;
+mod resume;
 mod train;
+mod training;
 
 use std::io::{self, Write};
 
@@ -17,14 +19,15 @@ use crate::error::Error;
 /// # Errors
 ///
 /// What ended it before its work was done.
-pub fn run(command: &Command) -> Result<(), Error> {
+pub fn run(command: Command) -> Result<(), Error> {
     match command {
         Command::Train(args) => train::run(args),
-        Command::Evaluate(args) => evaluate::run(args),
-        Command::Generate(args) => generate::run(args),
-        Command::Bench(args) => bench::run(args),
-        Command::Devices(args) => devices::run(args),
-        Command::Corpus(CorpusCommand::Stats(args)) => corpus::stats(args),
+        Command::Resume(args) => resume::run(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Devices(args) => devices::run(&args),
+        Command::Corpus(CorpusCommand::Stats(args)) => corpus::stats(&args),
     }
 }
 

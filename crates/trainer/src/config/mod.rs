@@ -3,6 +3,7 @@
 //! `configs/quickstart.toml` is compiled in. It is the list of all keys, of their types and of
 //! the values of those that a file leaves out.
 
+mod changes;
 mod layers;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +12,8 @@ use poquelin_data::Units;
 use poquelin_model::{CharLstmConfig, Initialization};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+pub use self::changes::Changes;
 
 const QUICKSTART: &str = include_str!("../../../../configs/quickstart.toml");
 
@@ -94,6 +97,19 @@ pub struct TrainConfig {
     pub threads: usize,
     pub patience: usize,
     pub test_every_epoch: bool,
+    pub on_divergence: OnDivergence,
+    pub rollbacks: usize,
+    pub rollback_factor: f64,
+}
+
+/// What a run does whose loss or gradient is no number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDivergence {
+    /// It stops.
+    Stop,
+    /// It goes back to the newest checkpoint, and on from there at a lower rate.
+    Rollback,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -102,6 +118,17 @@ pub struct TrainConfig {
 pub struct CheckpointConfig {
     pub every_seconds: f64,
     pub keep: usize,
+    pub on_failure: OnFailure,
+}
+
+/// What a run does that cannot write a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// It says so, trains on, and tries again at the next one.
+    Continue,
+    /// It stops.
+    Stop,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -217,6 +244,21 @@ impl Config {
         Ok(config)
     }
 
+    /// This configuration, then each `section.key=value` of `assignments`.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn with(&self, assignments: &[String]) -> Result<Self, ConfigError> {
+        let mut layers = layers::Layers::new(&self.to_toml());
+        for assignment in assignments {
+            layers.assign(assignment)?;
+        }
+        let config: Self = layers.into_config()?;
+        config.check()?;
+        Ok(config)
+    }
+
     /// As TOML, every key with its value.
     pub fn to_toml(&self) -> String {
         toml::to_string_pretty(self).expect("a configuration has nothing TOML cannot hold")
@@ -233,7 +275,12 @@ impl Config {
             .with_initialization(initialization)
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
+    /// Finds out whether all values make sense.
+    ///
+    /// # Errors
+    ///
+    /// The first that does not.
+    pub fn check(&self) -> Result<(), ConfigError> {
         let Self { data, model, optimizer, schedule, train, checkpoint, sample } = self;
         let at_least_1 = "a whole number of at least 1";
         let non_negative = "a number of at least 0";
@@ -263,6 +310,9 @@ impl Config {
         ] {
             expect(key, value, non_negative, value >= 0.0 && value.is_finite())?;
         }
+        let year = "a number from 0 to 31,536,000, which is a year";
+        let every = checkpoint.every_seconds;
+        expect("checkpoint.every_seconds", every, year, every <= 31_536_000.0)?;
         expect("optimizer.beta_1", optimizer.beta_1, unit, (0.0..1.0).contains(&optimizer.beta_1))?;
         expect("optimizer.beta_2", optimizer.beta_2, unit, (0.0..1.0).contains(&optimizer.beta_2))?;
         let epsilon = optimizer.epsilon;
@@ -273,6 +323,9 @@ impl Config {
         expect("train.epochs", train.epochs, epochs, (1..=1_000_000).contains(&train.epochs))?;
         let threads = "a whole number from 0 to 1,024";
         expect("train.threads", train.threads, threads, train.threads <= 1_024)?;
+        let factor = train.rollback_factor;
+        let lower = "a number above 0 and at most 1";
+        expect("train.rollback_factor", factor, lower, factor > 0.0 && factor <= 1.0)?;
         let patience = "0, or a validation part: data.valid is 0";
         expect(
             "train.patience",

@@ -1,10 +1,15 @@
 //! AdamW in Burn's optimizer interface, each parameter in one pass.
 
-use burn::optim::{AdamWState, AdaptiveMomentumState, LearningRate, Optimizer};
-use burn::tensor::{Device, Tensor};
+use burn::optim::{LearningRate, Optimizer, RecordState, StateSink, StateSource};
+use burn::tensor::{Device, Tensor, TensorData};
+use burn_pack::Scalar;
 use poquelin_model::AdamWStep;
 
-/// The AdamW optimizer; its equations stand at [`AdamWStep`]. Its records are those of Burn's.
+/// The fields of a parameter's state in Burn's record.
+pub(super) const MOMENTS: [&str; 2] = ["moment_1", "moment_2"];
+pub(super) const TIME: &str = "time";
+
+/// The AdamW optimizer; its equations stand at [`AdamWStep`].
 #[derive(Clone, Copy, Debug)]
 pub struct AdamW {
     /// β₁.
@@ -15,6 +20,31 @@ pub struct AdamW {
     pub epsilon: f32,
     /// λ.
     pub weight_decay: f32,
+}
+
+/// What AdamW has gathered of a parameter.
+#[derive(Clone, Debug)]
+pub struct AdamWState<const D: usize> {
+    /// The steps it has taken.
+    time: u64,
+    moments: Moments<D>,
+}
+
+/// The moments of a parameter. Read from a record they wait for the first step, which knows their
+/// device: Burn would lay them on its default device, which a run on another must not need.
+#[derive(Clone, Debug)]
+enum Moments<const D: usize> {
+    Waiting([TensorData; 2]),
+    Placed([Tensor<D>; 2]),
+}
+
+impl<const D: usize> Moments<D> {
+    fn on(self, device: &Device) -> [Tensor<D>; 2] {
+        match self {
+            Self::Waiting(moments) => moments.map(|data| Tensor::from_data(data, device)),
+            Self::Placed(moments) => moments.map(|tensor| tensor.to_device(device)),
+        }
+    }
 }
 
 impl Optimizer for AdamW {
@@ -29,19 +59,36 @@ impl Optimizer for AdamW {
     ) -> (Tensor<D>, Option<AdamWState<D>>) {
         let Self { beta_1, beta_2, epsilon, weight_decay } = *self;
         let (time, moments) = match state {
-            Some(AdamWState { momentum }) => {
-                (momentum.time, [momentum.moment_1, momentum.moment_2])
-            }
+            Some(AdamWState { time, moments }) => (time, moments.on(&tensor.device())),
             None => (0, [tensor.zeros_like(), tensor.zeros_like()]),
         };
         let time = time + 1;
-        let step = AdamWStep { learning_rate, beta_1, beta_2, epsilon, weight_decay, time };
-        let (tensor, [moment_1, moment_2]) = step.apply(tensor, grad, moments);
-        let momentum = AdaptiveMomentumState::new(time, moment_1, moment_2);
-        (tensor, Some(AdamWState::new(momentum)))
+        let count = usize::try_from(time).expect("a run takes fewer steps than memory has bytes");
+        let step = AdamWStep { learning_rate, beta_1, beta_2, epsilon, weight_decay, time: count };
+        let (tensor, moments) = step.apply(tensor, grad, moments);
+        (tensor, Some(AdamWState { time, moments: Moments::Placed(moments) }))
     }
 
     fn to_device<const D: usize>(state: AdamWState<D>, device: &Device) -> AdamWState<D> {
-        AdamWState::new(state.momentum.to_device(device))
+        AdamWState { moments: Moments::Placed(state.moments.on(device)), ..state }
+    }
+}
+
+impl<const D: usize> RecordState for AdamWState<D> {
+    fn state_flatten(&self, prefix: &str, out: &mut StateSink) {
+        let data = match &self.moments {
+            Moments::Waiting(moments) => moments.clone(),
+            Moments::Placed(moments) => moments.clone().map(Tensor::into_data),
+        };
+        for (name, data) in MOMENTS.into_iter().zip(data) {
+            out.push_tensor(prefix, name, data);
+        }
+        out.push_scalar(prefix, TIME, Scalar::from(self.time));
+    }
+
+    fn state_unflatten(prefix: &str, source: &mut StateSource, _default: &Device) -> Option<Self> {
+        let time = u64::try_from(source.take_scalar(prefix, TIME)?).ok()?;
+        let [first, second] = MOMENTS.map(|name| source.take_tensor(prefix, name));
+        Some(Self { time, moments: Moments::Waiting([first?, second?]) })
     }
 }

@@ -8,5 +8,6 @@ pub mod clipping;
 pub mod loader;
 pub mod metrics;
 pub mod model;
+pub mod optimizer_state;
 pub mod schedule;
 pub mod strategy;

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::module::Module;
 use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::{Bytes, ExecutionError, Tensor};
-use burn_pack::{Reader, Writer};
+use burn::tensor::{ExecutionError, Tensor};
 use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use poquelin_data::TokenBatch;
 use poquelin_model::{CharLstm, LstmState, Seed};
 
 use super::metrics::Reading;
+use super::optimizer_state::OptimizerState;
 
 /// A network with its loss.
 #[derive(Module, Debug)]
@@ -102,7 +102,7 @@ enum Slot {
     #[default]
     Idle,
     Asked,
-    Filled(Result<Vec<u8>, String>),
+    Filled(Result<OptimizerState, String>),
 }
 
 impl OptimizerTap {
@@ -111,10 +111,10 @@ impl OptimizerTap {
         *self.slot() = Slot::Asked;
     }
 
-    /// The state as Burn's record in burnpack, if it was asked for and a step was made since.
-    pub fn take(&self) -> Option<Result<Vec<u8>, String>> {
+    /// The state, if it was asked for and a step was made since.
+    pub fn take(&self) -> Option<Result<OptimizerState, String>> {
         match std::mem::take(&mut *self.slot()) {
-            Slot::Filled(record) => Some(record),
+            Slot::Filled(state) => Some(state),
             Slot::Idle | Slot::Asked => None,
         }
     }
@@ -122,9 +122,7 @@ impl OptimizerTap {
     fn fill(&self, optimizer: &ModuleOptimizer) {
         let mut slot = self.slot();
         if matches!(*slot, Slot::Asked) {
-            let record =
-                optimizer.into_bytes().map_err(|error| error.to_string()).and_then(in_order);
-            *slot = Slot::Filled(record);
+            *slot = Slot::Filled(OptimizerState::of(optimizer));
         }
     }
 
@@ -132,30 +130,4 @@ impl OptimizerTap {
         // The slot is replaced as a whole: no panic can leave it half written.
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The record with its tensors in the order of their names; Burn leaves them in that of a hash map,
-/// which differs from run to run.
-fn in_order(record: Bytes) -> Result<Vec<u8>, String> {
-    let reader = Reader::from_bytes(record).map_err(|error| error.to_string())?;
-    let (scalars, notes) = (reader.scalars().clone(), reader.metadata().clone());
-    let mut tensors = Vec::new();
-    for tensor in reader.into_tensors().map_err(|error| error.to_string())? {
-        tensors.push(tensor.into_parts().map_err(|error| error.to_string())?);
-    }
-    tensors.sort_by(|a, b| a.0.cmp(&b.0));
-    let tensors = tensors
-        .into_iter()
-        .map(|(name, dtype, shape, id, bytes)| {
-            burn_pack::Tensor::new(name, dtype, shape, id, bytes)
-        })
-        .collect();
-    let mut writer = Writer::new(tensors);
-    for (key, value) in scalars {
-        writer = writer.with_scalar(&key, value);
-    }
-    for (key, value) in notes {
-        writer = writer.with_metadata(&key, &value);
-    }
-    writer.into_bytes().map(|bytes| bytes.to_vec()).map_err(|error| error.to_string())
 }

@@ -17,16 +17,22 @@ pub struct Schedule {
     floor: f64,
     total: u64,
     step: u64,
+    factor: f64,
 }
 
 impl Schedule {
     /// A schedule over `total` steps with its height at `peak`.
     pub fn new(config: &ScheduleConfig, peak: f64, total: u64) -> Self {
         let ScheduleConfig { kind, warmup, floor } = *config;
-        Self { kind, peak, warmup, floor, total, step: 0 }
+        Self { kind, peak, warmup, floor, total, step: 0, factor: 1.0 }
     }
 
-    /// The learning rate of the step with this index, from 0.
+    /// The same schedule with `step` steps behind it, every rate to come times `factor`.
+    pub fn at(&self, step: u64, factor: f64) -> Self {
+        Self { step, factor, ..self.clone() }
+    }
+
+    /// The learning rate of the step with this index, from 0, before any factor.
     pub fn rate(&self, step: u64) -> f64 {
         if step < self.warmup {
             return self.peak * (step + 1) as f64 / self.warmup as f64;
@@ -45,17 +51,18 @@ impl Schedule {
 
 impl LrScheduler for Schedule {
     fn step(&mut self) -> LearningRate {
-        let rate = self.rate(self.step);
+        let rate = self.rate(self.step) * self.factor;
         self.step += 1;
         rate
     }
 
     fn to_record(&self) -> LrSchedulerRecord {
-        LrSchedulerRecord::new().with_scalar("step", self.step)
+        LrSchedulerRecord::new().with_scalar("step", self.step).with_scalar("factor", self.factor)
     }
 
     fn load_record(&mut self, record: LrSchedulerRecord) {
         self.step = record.scalar("step").expect("the record is one of this schedule");
+        self.factor = record.scalar("factor").expect("the record is one of this schedule");
     }
 }
 
@@ -90,5 +97,7 @@ mod tests {
         let mut other = cosine(0);
         other.load_record(schedule.to_record());
         assert_eq!(LrScheduler::step(&mut other), schedule.rate(7));
+        let mut halved = schedule.at(7, 0.5);
+        assert_eq!(LrScheduler::step(&mut halved), schedule.rate(7) / 2.0);
     }
 }

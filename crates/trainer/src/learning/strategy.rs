@@ -2,6 +2,8 @@
 //!
 //! Truncated back-propagation: Williams and Peng 1990, <https://doi.org/10.1162/neco.1990.2.4.490>.
 
+mod diverging;
+mod keeping;
 mod telling;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,31 +16,43 @@ use burn_train::{
     EventProcessorTraining, Interrupter, Learner, LearnerEvent, SupervisedLearningStrategy,
     SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
 };
-use poquelin_data::Vocabulary;
-use poquelin_model::{CharLstmConfig, LstmState, Seed, devices};
+use poquelin_data::{ChunkLoader, Corpus, Vocabulary};
+use poquelin_model::{LstmState, Seed, devices};
+use serde_json::json;
 
-use self::telling::{Told, Unread};
+use self::keeping::Writing;
+pub use self::keeping::{Restored, Standing};
+use self::telling::{Line, Unread};
+use super::adamw::AdamW;
 use super::clipping::{clip_factor, global_norm, scaled};
 use super::model::{LanguageModel, OptimizerTap, Step, StepOutput};
+use super::optimizer_state::OptimizerState;
+use super::schedule::Schedule;
 use crate::config::Config;
 use crate::error::Error;
 use crate::evaluation::Evaluation;
-use crate::model_file::{self, Progress, TrainingState};
+use crate::ledger::{EpochSums, Ledger, Progress};
+use crate::model_file::Machine;
 use crate::progress::Console;
 use crate::run_folder::RunFolder;
 use crate::scores::Score;
-use crate::signals::{Signal, Signals};
+use crate::signals::Signals;
+use crate::text::Fingerprint;
 
 /// Everything the loop needs that burn-train does not carry.
 pub struct Job {
     /// The run's configuration.
     pub config: Config,
-    /// The model's configuration, which goes into its files.
-    pub model_config: CharLstmConfig,
-    /// The vocabulary, which goes there too.
+    /// The text.
+    pub corpus: Arc<Corpus>,
+    /// Its vocabulary.
     pub vocabulary: Vocabulary,
+    /// What it is known by.
+    pub fingerprint: Fingerprint,
     /// Where checkpoints and metrics go.
     pub run: RunFolder,
+    /// The chunks of the training part, which the learner gets as steps.
+    pub chunks: ChunkLoader,
     /// The validation part, if there is one.
     pub valid: Option<Evaluation>,
     /// The test part.
@@ -49,22 +63,28 @@ pub struct Job {
     pub signals: Signals,
     /// The optimizer's state, when a checkpoint needs it.
     pub tap: OptimizerTap,
+    /// The optimizer and the schedule, to begin with them anew at a checkpoint.
+    pub adam_w: AdamW,
+    /// See [`adam_w`](Self::adam_w).
+    pub schedule: Schedule,
     /// The device to train on, with gradients.
     pub device: Device,
+    /// The same in words.
+    pub machine: Machine,
+    /// When the process began with the run.
+    pub began: Instant,
+    /// Where the run stands. The learner has the weights of that place.
+    pub standing: Standing,
 }
 
 /// How a run ended.
 pub struct Ending {
     /// The model that is kept: the best on validation text, or else the last.
     pub model: LanguageModel,
-    /// Epochs done.
-    pub epochs: usize,
-    /// Training steps done.
-    pub steps: u64,
-    /// Characters trained on.
-    pub chars: u64,
-    /// Seconds spent in training steps.
-    pub train_seconds: f64,
+    /// Where the run stands.
+    pub progress: Progress,
+    /// What it has come to.
+    pub ledger: Ledger,
     /// The mean loss over the last epoch, while it was trained on.
     pub train: Score,
     /// The kept model's score on the validation part.
@@ -104,31 +124,41 @@ impl SupervisedLearningStrategy<LanguageModel> for TruncatedBptt {
         mut learner: Learner<LanguageModel>,
         train: TrainLoader<LanguageModel>,
         _valid: ValidLoader<LanguageModel>,
-        starting_epoch: usize,
+        _starting_epoch: usize,
     ) -> (LanguageModel, SupervisedTrainingEventProcessor<LanguageModel>) {
         let job = self.job.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let job = job.expect("a strategy serves one run");
+        let mut job = job.expect("a strategy serves one run");
         learner.fork(&job.device);
+        let standing = std::mem::take(&mut job.standing);
         let mut session = Session {
             train: train.to_device(&job.device),
             seed: Seed::new(job.config.train.seed),
             learner,
             processor: components.event_processor,
             interrupter: components.interrupter,
-            step: 0,
-            chars: 0,
-            train_seconds: 0.0,
+            progress: Progress::default(),
+            ledger: Ledger::default(),
             reads_later: devices::hardware(&job.device).is_some(),
             unread: None,
             spoilt: None,
             told: Instant::now(),
+            counted: job.began,
             state: None,
             saved: Instant::now(),
             optimizer: None,
+            writing: Writing::default(),
             best: None,
+            best_unsaved: false,
+            metrics_cut: false,
             job,
         };
-        let ending = session.run(starting_epoch, components.num_epochs);
+        session.adopt(standing);
+        let ending = match session.run() {
+            Err(interrupt @ Error::Interrupted { .. }) => Err(session.leave(interrupt)),
+            ending => ending,
+        };
+        // Nothing is left half written, however the run ended.
+        let ending = session.settle().and(ending);
         *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = Some(ending);
         (session.learner.model(), session.processor)
     }
@@ -142,9 +172,8 @@ struct Session {
     processor: SupervisedTrainingEventProcessor<LanguageModel>,
     interrupter: Interrupter,
     seed: Seed,
-    step: u64,
-    chars: u64,
-    train_seconds: f64,
+    progress: Progress,
+    ledger: Ledger,
     /// Whether the device works by itself: a step's numbers are read when the next one is on its way.
     reads_later: bool,
     /// The step whose numbers are still to be read.
@@ -154,69 +183,88 @@ struct Session {
     spoilt: Option<Tensor<1, Bool>>,
     /// When the last step was told.
     told: Instant,
+    /// Up to when the ledger's seconds are counted.
+    counted: Instant,
     /// The recurrent state behind the last chunk.
     state: Option<LstmState>,
     /// When the last checkpoint was written.
     saved: Instant,
     /// The optimizer's state behind the last step, when it was asked for.
-    optimizer: Option<Vec<u8>>,
-    best: Option<Best>,
-}
-
-struct Best {
-    epoch: usize,
-    score: Score,
-    model: LanguageModel,
+    optimizer: Option<OptimizerState>,
+    /// The checkpoint that is on its way to disk.
+    writing: Writing,
+    /// The model of the ledger's best epoch.
+    best: Option<LanguageModel>,
+    /// Whether it is not on disk yet.
+    best_unsaved: bool,
+    /// Whether `metrics.jsonl` may lack its end.
+    metrics_cut: bool,
 }
 
 impl Session {
-    fn run(&mut self, starting_epoch: usize, epochs: usize) -> Result<Ending, Error> {
-        let mut last = None;
-        for epoch in starting_epoch..=epochs {
-            let train = self.train_epoch(epoch)?;
-            last = Some((epoch, train));
+    fn run(&mut self) -> Result<Ending, Error> {
+        let Machine { device, threads } = &self.job.machine;
+        self.event(json!({ "event": "began", "device": device, "threads": threads }));
+        // A run has a checkpoint from its first moment.
+        if self.progress == Progress::default() {
+            self.save_checkpoint()?;
+        }
+        let (epochs, patience) = (self.job.config.train.epochs, self.job.config.train.patience);
+        while self.progress.epoch < epochs
+            && !self.ledger.has_stalled(self.progress.epoch, patience)
+        {
+            let epoch = self.progress.epoch + 1;
+            match self.train_epoch(epoch) {
+                Err(divergence @ Error::Diverged { .. }) if self.may_roll_back() => {
+                    self.roll_back(&divergence)?;
+                    continue;
+                }
+                trained => trained?,
+            }
             let model = self.learner.model().valid();
             let valid = self.validate(epoch, &model)?;
             let test = match self.job.config.train.test_every_epoch {
-                true => Some(self.test(epoch, &model)?),
+                true => Some(self.test(&model)?),
                 false => None,
             };
-            let event = LearnerEvent::EndEpoch(epoch);
-            self.interrupter.fail_on_error(self.processor.process_train(event));
-            self.report_epoch(epoch, train, valid, test);
-            self.remember_best(epoch, valid, model.clone())?;
-            self.save_checkpoint(Progress { step: self.step, epoch, chunk: 0 })?;
-            self.write_sample(&model);
-            self.stop_if_asked()?;
-            if self.has_stalled(epoch) {
-                self.job.console.line("no better for a while: stopping early");
-                break;
-            }
+            self.finish_epoch(epoch, &model, valid, test)?;
         }
-        let (epochs, train) = last.ok_or_else(|| Error::Training("no epoch is left".to_owned()))?;
-        let (model, valid) = match self.best.take() {
-            Some(best) => (best.model, Some(best.score)),
-            None => (self.learner.model().valid(), None),
-        };
-        self.job.console.phase(Some("testing"));
-        let test = self.job.test.run(&model, |_, _| {})?;
-        let (steps, chars, train_seconds) = (self.step, self.chars, self.train_seconds);
-        Ok(Ending { model, epochs, steps, chars, train_seconds, train, valid, test })
+        if self.progress.epoch < epochs {
+            self.job.console.line("no better for a while: stopping early");
+        }
+        let model = self.kept_model();
+        let (test, _) = self.test(&model)?;
+        self.settle_last()?;
+        if self.metrics_cut {
+            self.job.run.set_metrics(&self.ledger.metrics)?;
+        }
+        self.count_time();
+        self.event(json!({ "event": "ended" }));
+        let none_left = || Error::Training("no epoch is left".to_owned());
+        Ok(Ending {
+            model,
+            progress: self.progress,
+            train: self.ledger.train.ok_or_else(none_left)?.into(),
+            valid: self.ledger.best.map(|best| best.valid.into()),
+            test,
+            ledger: self.ledger.clone(),
+        })
     }
 
-    /// One pass over the training part.
-    fn train_epoch(&mut self, epoch: usize) -> Result<Score, Error> {
+    /// One pass over the training part, or what is left of it.
+    fn train_epoch(&mut self, epoch: usize) -> Result<(), Error> {
         let train = self.train.clone();
         let total_items = train.num_items();
         let event = LearnerEvent::StartSplit { epoch_number: epoch, total_items };
         self.interrupter.fail_on_error(self.processor.process_train(event));
         let every = Duration::from_secs_f64(self.job.config.checkpoint.every_seconds);
-        let began = Instant::now();
-        let mut told = Told::default();
-        self.told = began;
-        self.state = None;
+        self.told = Instant::now();
+        if self.progress.chunk == 0 {
+            self.state = None;
+            self.ledger.epoch = EpochSums::default();
+        }
         let mut chunks = train.iter();
-        for expected in 0.. {
+        for expected in self.progress.chunk.. {
             let Some(step) = chunks.next() else { break };
             let mut step = step.map_err(|error| Error::Training(error.to_string()))?;
             let place = (step.batch.epoch + 1, step.batch.chunk);
@@ -234,32 +282,26 @@ impl Session {
                 self.job.tap.ask();
             }
             step.state = self.state.take();
-            step.seed = self.seed.derive("dropout", self.step);
-            self.state = Some(self.train_step(step, epoch, progress, &mut told)?);
-            if let Some(record) = self.job.tap.take() {
-                self.optimizer = Some(record.map_err(Error::Training)?);
+            step.seed = self.seed.derive("dropout", self.progress.step);
+            self.state = Some(self.train_step(step, epoch, progress)?);
+            if let Some(state) = self.job.tap.take() {
+                self.optimizer = Some(state.map_err(Error::Training)?);
             }
             if last || due {
                 // Nothing is kept of a step that is not known to be sound.
-                self.tell(None, &mut told)?;
+                self.tell(None)?;
+                self.stop_if_asked()?;
             }
             if due && !last {
-                self.save_checkpoint(Progress {
-                    step: self.step,
-                    epoch: epoch - 1,
-                    chunk: expected + 1,
-                })?;
-                self.stop_if_asked()?;
+                self.save_checkpoint()?;
+            } else if self.writing.is_done() {
+                self.settle()?;
             }
         }
         drop(chunks);
         let event = LearnerEvent::EndSplit(epoch);
         self.interrupter.fail_on_error(self.processor.process_train(event));
-        self.train_seconds += began.elapsed().as_secs_f64();
-        self.chars += told.tally.chars();
-        let norm = told.norms / total_items as f64;
-        let training = Some((told.learning_rate, norm));
-        self.add_metrics(epoch, "train", told.tally.score(), began, training)
+        Ok(())
     }
 
     /// One update of the weights; gives the state to go on from.
@@ -268,9 +310,8 @@ impl Session {
         step: Step,
         epoch: usize,
         progress: LoaderProgress,
-        told: &mut Told,
     ) -> Result<LstmState, Error> {
-        let chars = step.batch.characters() as u64;
+        let (chars, chunk) = (step.batch.characters() as u64, step.batch.chunk);
         let result = self.learner.train_step(step);
         let mut output = result.item;
         let (loss, state) = output.tensors.take().expect("a step gives its tensors");
@@ -282,19 +323,24 @@ impl Session {
             factor = Some(self.spoil(&loss, &norm, factor));
         }
         self.learner.lr_step();
-        self.step += 1;
+        self.optimizer = None;
+        self.progress.step += 1;
+        self.progress.chunk += 1;
         let unread = Unread {
             loss,
             norm,
-            step: self.step,
+            step: self.progress.step,
             epoch,
+            chunk,
             chars,
             learning_rate: self.learner.lr_current().base(),
             progress,
         };
-        self.tell(Some(unread), told)?;
-        if !self.reads_later {
-            self.tell(None, told)?;
+        self.tell(Some(unread))?;
+        if !self.reads_later
+            && let Err(divergence) = self.read()
+        {
+            return Err(self.report_divergence(divergence, Some(&result.grads)));
         }
         let gradients = match factor {
             Some(factor) => scaled(&model, result.grads, factor),
@@ -321,7 +367,11 @@ impl Session {
         factor.unwrap_or_else(|| norm.ones_like()).mask_fill(spoilt, f32::NAN)
     }
 
-    fn validate(&mut self, epoch: usize, model: &LanguageModel) -> Result<Option<Score>, Error> {
+    fn validate(
+        &mut self,
+        epoch: usize,
+        model: &LanguageModel,
+    ) -> Result<Option<(Score, f64)>, Error> {
         let Some(valid) = &self.job.valid else {
             return Ok(None);
         };
@@ -330,80 +380,64 @@ impl Session {
         let (processor, interrupter) = (&mut self.processor, &self.interrupter);
         let mut send = |event| interrupter.fail_on_error(processor.process_valid(event));
         send(LearnerEvent::StartSplit { epoch_number: epoch, total_items: valid.len() });
+        let signals = &self.job.signals;
+        let stopping = || signals.received().is_some() || interrupter.should_stop();
         let score = valid.run(model, |reading, progress| {
             let output = StepOutput { tensors: None, reading: *reading };
             let item = TrainingItem::new(output, progress, None, None);
             send(LearnerEvent::ProcessedItem(item));
+            !stopping()
         })?;
         send(LearnerEvent::EndSplit(epoch));
         self.job.console.phase(None);
-        self.add_metrics(epoch, "valid", score, began, None).map(Some)
+        self.stop_if_asked()?;
+        Ok(Some((score, began.elapsed().as_secs_f64())))
     }
 
-    fn test(&self, epoch: usize, model: &LanguageModel) -> Result<Score, Error> {
+    /// The score on the test part, and how many seconds it took.
+    fn test(&self, model: &LanguageModel) -> Result<(Score, f64), Error> {
         self.job.console.phase(Some("testing"));
         let began = Instant::now();
-        let score = self.job.test.run(model, |_, _| {})?;
+        let score = self.job.test.run(model, |_, _| !self.asked_to_stop())?;
         self.job.console.phase(None);
-        self.add_metrics(epoch, "test", score, began, None)
+        self.stop_if_asked()?;
+        Ok((score, began.elapsed().as_secs_f64()))
     }
 
-    fn remember_best(
+    /// Adds an epoch to the run's sums, tells of it and saves it.
+    fn finish_epoch(
         &mut self,
         epoch: usize,
-        valid: Option<Score>,
-        model: LanguageModel,
+        model: &LanguageModel,
+        valid: Option<(Score, f64)>,
+        test: Option<(Score, f64)>,
     ) -> Result<(), Error> {
-        let Some(score) = valid.filter(|score| score.nats_per_char.is_finite()) else {
-            return Ok(());
-        };
-        let better = |best: &Best| score.nats_per_char < best.score.nats_per_char;
-        if self.best.as_ref().is_none_or(better) {
-            let progress = Progress { step: self.step, epoch, chunk: 0 };
-            let (config, vocabulary) = (&self.job.model_config, &self.job.vocabulary);
-            let bytes = model_file::to_bytes(&model.network, config, vocabulary, progress, None);
-            self.job.run.write_best(&bytes)?;
-            self.best = Some(Best { epoch, score, model });
+        let event = LearnerEvent::EndEpoch(epoch);
+        self.interrupter.fail_on_error(self.processor.process_train(event));
+        let sums = std::mem::take(&mut self.ledger.epoch);
+        let train = sums.tally.score();
+        self.ledger.chars += sums.tally.chars();
+        self.ledger.train_seconds += sums.seconds;
+        self.ledger.train = Some(train.into());
+        self.progress = Progress { epoch, chunk: 0, ..self.progress };
+        let parts = [("train", Some((train, sums.seconds))), ("valid", valid), ("test", test)];
+        for (split, score) in parts {
+            let Some((score, seconds)) = score else { continue };
+            let training = (split == "train").then_some(&sums);
+            self.add_metrics(&Line::new(
+                epoch,
+                split,
+                self.progress.step,
+                score,
+                seconds,
+                training,
+            ))?;
         }
-        Ok(())
-    }
-
-    fn save_checkpoint(&mut self, progress: Progress) -> Result<(), Error> {
-        let optimizer = self.optimizer.take();
-        let training =
-            optimizer.map(|optimizer| TrainingState { optimizer, recurrent: self.state.clone() });
-        let network = self.learner.model().network;
-        let (config, vocabulary) = (&self.job.model_config, &self.job.vocabulary);
-        let bytes = model_file::to_bytes(&network, config, vocabulary, progress, training);
-        let keep = self.job.config.checkpoint.keep;
-        self.job.run.write_checkpoint(progress.step, &bytes, keep)?;
-        self.saved = Instant::now();
-        Ok(())
-    }
-
-    fn has_stalled(&self, epoch: usize) -> bool {
-        let patience = self.job.config.train.patience;
-        let best = self.best.as_ref();
-        patience > 0 && best.is_some_and(|best| epoch - best.epoch >= patience)
-    }
-
-    fn asked_to_stop(&self) -> bool {
-        self.job.signals.received().is_some() || self.interrupter.should_stop()
-    }
-
-    /// Ends the run where somebody asked for it: by a signal, or in burn-train's dashboard.
-    fn stop_if_asked(&self) -> Result<(), Error> {
-        if let Some(error) = self.interrupter.error() {
-            return Err(Error::Training(error.to_string()));
-        }
-        let quit = self.interrupter.should_stop().then_some(Signal::Interrupt);
-        match self.job.signals.received().or(quit) {
-            Some(signal) => Err(Error::Interrupted {
-                signal,
-                run: self.job.run.path().to_owned(),
-                step: self.step,
-            }),
-            None => Ok(()),
-        }
+        let [valid, test] = [valid, test].map(|part| part.map(|(score, _)| score));
+        self.report_epoch(epoch, train, valid, test);
+        self.remember_best(epoch, valid, model);
+        self.save_checkpoint()?;
+        self.write_sample(model);
+        self.stop_if_asked()
     }
 }

@@ -7,17 +7,20 @@ use burn::tensor::Tensor;
 use burn_train::{EventProcessorTraining, LearnerEvent, TrainingItem};
 use serde::Serialize;
 
+use super::diverging::Divergence;
 use super::{LanguageModel, Session};
+use crate::config::OnFailure;
 use crate::error::Error;
 use crate::learning::metrics::Reading;
 use crate::learning::model::StepOutput;
+use crate::ledger::{EpochSums, Ledger};
 use crate::progress::{duration, thousands};
 use crate::sampling::{Sampling, write_sample};
-use crate::scores::{Score, Tally};
+use crate::scores::Score;
 
 /// A line of `metrics.jsonl`.
 #[derive(Serialize)]
-struct MetricsLine {
+pub(super) struct Line {
     epoch: usize,
     split: &'static str,
     step: u64,
@@ -31,42 +34,69 @@ struct MetricsLine {
     gradient_norm: Option<f64>,
 }
 
+impl Line {
+    /// The line of a part; that of training tells of the steps too.
+    pub(super) fn new(
+        epoch: usize,
+        split: &'static str,
+        step: u64,
+        score: Score,
+        seconds: f64,
+        training: Option<&EpochSums>,
+    ) -> Self {
+        Self {
+            epoch,
+            split,
+            step,
+            score,
+            seconds,
+            chars_per_second: score.chars as f64 / seconds,
+            learning_rate: training.map(|sums| sums.learning_rate),
+            gradient_norm: training.map(|sums| sums.norms / sums.steps as f64),
+        }
+    }
+}
+
 /// A step on the device.
 pub(super) struct Unread {
     pub(super) loss: Tensor<1>,
     pub(super) norm: Tensor<1>,
     pub(super) step: u64,
     pub(super) epoch: usize,
+    pub(super) chunk: usize,
     pub(super) chars: u64,
     pub(super) learning_rate: f64,
     pub(super) progress: LoaderProgress,
 }
 
-/// What the steps of an epoch told.
-#[derive(Default)]
-pub(super) struct Told {
-    pub(super) tally: Tally,
-    pub(super) norms: f64,
-    pub(super) learning_rate: f64,
-}
-
 impl Session {
     /// Reads the numbers of the step that waits for it, and has this one wait.
-    pub(super) fn tell(&mut self, next: Option<Unread>, told: &mut Told) -> Result<(), Error> {
-        let Some(unread) = std::mem::replace(&mut self.unread, next) else {
+    pub(super) fn tell(&mut self, next: Option<Unread>) -> Result<(), Error> {
+        self.read().map_err(|divergence| self.report_divergence(divergence, None))?;
+        self.unread = next;
+        Ok(())
+    }
+
+    /// Reads the numbers of the step that waits for it.
+    pub(super) fn read(&mut self) -> Result<(), Divergence> {
+        let Some(unread) = self.unread.take() else {
             return Ok(());
         };
-        let Unread { loss, norm, step, epoch, chars, learning_rate, progress } = unread;
-        let [nats_per_char, gradient_norm] = read_back(loss, norm);
-        if !nats_per_char.is_finite() || !gradient_norm.is_finite() {
-            return Err(Error::Diverged { step, epoch, loss: nats_per_char, norm: gradient_norm });
+        let Unread { loss, norm, step, epoch, chunk, chars, learning_rate, progress } = unread;
+        let [loss, norm] = read_back(loss, norm);
+        if !loss.is_finite() || !norm.is_finite() {
+            return Err(Divergence { step, epoch, chunk, loss, norm, learning_rate });
         }
         let seconds = self.told.elapsed().as_secs_f64();
         self.told = Instant::now();
-        told.tally.add(nats_per_char, chars);
-        told.norms += gradient_norm;
-        told.learning_rate = learning_rate;
-        let reading = Reading { nats_per_char, chars, seconds, gradient_norm, learning_rate };
+        let sums = &mut self.ledger.epoch;
+        sums.tally.add(loss, chars);
+        sums.norms += norm;
+        sums.steps += 1;
+        sums.seconds += seconds;
+        sums.learning_rate = learning_rate;
+        let reading =
+            Reading { nats_per_char: loss, chars, seconds, gradient_norm: norm, learning_rate };
         let output = StepOutput { tensors: None, reading };
         let rate = Some(self.learner.lr_current());
         let item = TrainingItem::new(output, progress, Some(step as usize), rate);
@@ -75,27 +105,27 @@ impl Session {
         Ok(())
     }
 
-    /// Adds a line to `metrics.jsonl`; gives the score back.
-    pub(super) fn add_metrics(
-        &self,
-        epoch: usize,
-        split: &'static str,
-        score: Score,
-        began: Instant,
-        training: Option<(f64, f64)>,
-    ) -> Result<Score, Error> {
-        let seconds = began.elapsed().as_secs_f64();
-        self.job.run.add_metrics(&MetricsLine {
-            epoch,
-            split,
-            step: self.step,
-            score,
-            seconds,
-            chars_per_second: score.chars as f64 / seconds,
-            learning_rate: training.map(|(rate, _)| rate),
-            gradient_norm: training.map(|(_, norm)| norm),
-        })?;
-        Ok(score)
+    /// Adds a line to `metrics.jsonl`. The next checkpoint has it too; a run goes on without it as
+    /// it does without a checkpoint.
+    pub(super) fn add_metrics(&mut self, line: &Line) -> Result<(), Error> {
+        let mut text =
+            serde_json::to_string(line).expect("our records have nothing JSON cannot hold");
+        text.push('\n');
+        self.ledger.metrics.push_str(&text);
+        let added = match self.metrics_cut {
+            // Behind half a line nothing can be added.
+            true => self.job.run.set_metrics(&self.ledger.metrics),
+            false => self.job.run.add_metrics(&text),
+        };
+        self.metrics_cut = added.is_err();
+        match (added, self.job.config.checkpoint.on_failure) {
+            (Err(error), OnFailure::Stop) => Err(error),
+            (Err(error), OnFailure::Continue) => {
+                self.job.console.line(&format!("warning: {error}"));
+                Ok(())
+            }
+            (Ok(()), _) => Ok(()),
+        }
     }
 
     /// Shows an epoch's line.
@@ -113,7 +143,8 @@ impl Session {
             ),
             None => String::new(),
         };
-        let speed = self.chars as f64 / self.train_seconds;
+        let Ledger { chars, train_seconds, .. } = self.ledger;
+        let speed = chars as f64 / train_seconds;
         self.job.console.line(&format!(
             "epoch {epoch}/{}{}{}{}  {} chars/s  {}",
             self.job.config.train.epochs,
@@ -121,7 +152,7 @@ impl Session {
             part("valid", valid),
             part("test", test),
             thousands(speed as u64),
-            duration(self.train_seconds),
+            duration(train_seconds),
         ));
     }
 
@@ -132,7 +163,7 @@ impl Session {
         if sample.length == 0 {
             return;
         }
-        let seed = self.seed.derive("sample", self.step);
+        let seed = self.seed.derive("sample", self.progress.step);
         let text = write_sample(
             &model.network,
             &self.job.vocabulary,

@@ -1,0 +1,149 @@
+//! The models of a run: checkpoints, the best, the finished one.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::files::{replace, sync_folder};
+use super::{BEST, CHECKPOINTS, DAMAGED, MODEL, RunFolder};
+use crate::error::Error;
+use crate::model_file::Contents;
+
+/// The newest checkpoint that is whole.
+pub struct Newest {
+    /// Its file.
+    pub path: PathBuf,
+    /// What it holds.
+    pub contents: Contents,
+    /// Newer ones that are not: each file, and why.
+    pub damaged: Vec<(PathBuf, Error)>,
+}
+
+/// The model of `name`: a model file itself; of a run the finished model, before there is one the
+/// best, or else the newest checkpoint that is whole.
+///
+/// # Errors
+///
+/// Where there is none, or it cannot be read.
+pub fn find_model(name: &str) -> Result<(PathBuf, Contents), Error> {
+    let path = RunFolder::locate(name)?;
+    // A name that is none of a run may be a file's.
+    let file = Path::new(name);
+    if file.is_file() && !path.is_dir() {
+        return Ok((file.to_owned(), read(file)?));
+    }
+    let run = RunFolder::open(name)?;
+    for path in [run.path.join(MODEL), run.path.join(CHECKPOINTS).join(BEST)] {
+        if path.is_file() {
+            let contents = read(&path)?;
+            return Ok((path, contents));
+        }
+    }
+    match run.newest_checkpoint()? {
+        Some(newest) => Ok((newest.path, newest.contents)),
+        None => Err(Error::NotARun { path: run.path, reason: "it has no model yet".to_owned() }),
+    }
+}
+
+impl RunFolder {
+    /// Writes the finished model.
+    ///
+    /// # Errors
+    ///
+    /// Where the file system refuses.
+    pub fn write_model(&self, bytes: &[u8]) -> Result<(), Error> {
+        replace(&self.path.join(MODEL), bytes)
+    }
+
+    /// Writes the checkpoint of a step, then removes all but the newest `keep`.
+    ///
+    /// # Errors
+    ///
+    /// Where the file system refuses.
+    pub fn write_checkpoint(&self, step: u64, bytes: &[u8], keep: usize) -> Result<(), Error> {
+        replace(&self.checkpoint(step), bytes)?;
+        let steps = self.checkpoints()?;
+        for path in &steps[..steps.len().saturating_sub(keep)] {
+            fs::remove_file(path).map_err(|source| Error::Write { path: path.clone(), source })?;
+        }
+        Ok(())
+    }
+
+    /// Where the checkpoint of a step lies.
+    pub fn checkpoint(&self, step: u64) -> PathBuf {
+        self.path.join(CHECKPOINTS).join(format!("step-{step:08}.safetensors"))
+    }
+
+    /// Writes the best checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// Where the file system refuses.
+    pub fn write_best(&self, bytes: &[u8]) -> Result<(), Error> {
+        replace(&self.path.join(CHECKPOINTS).join(BEST), bytes)
+    }
+
+    /// The best checkpoint, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be read or is damaged.
+    pub fn read_best(&self) -> Result<Option<(PathBuf, Contents)>, Error> {
+        let path = self.path.join(CHECKPOINTS).join(BEST);
+        if path.is_file() { read(&path).map(|contents| Some((path, contents))) } else { Ok(None) }
+    }
+
+    /// The newest checkpoint that is whole; `None` where there is no checkpoint at all.
+    ///
+    /// # Errors
+    ///
+    /// Where there are some and none is whole: what is wrong with the newest.
+    pub fn newest_checkpoint(&self) -> Result<Option<Newest>, Error> {
+        let mut damaged = Vec::new();
+        for path in self.checkpoints()?.into_iter().rev() {
+            match read(&path) {
+                Ok(contents) => return Ok(Some(Newest { path, contents, damaged })),
+                Err(error) => damaged.push((path, error)),
+            }
+        }
+        damaged.into_iter().next().map_or(Ok(None), |(_, error)| Err(error))
+    }
+
+    /// Gives a damaged file of the run a name under which nobody looks for it.
+    ///
+    /// # Errors
+    ///
+    /// Where the file system refuses.
+    pub fn put_away(&self, path: &Path) -> Result<(), Error> {
+        let mut name = path.file_name().unwrap_or_default().to_os_string();
+        name.push(DAMAGED);
+        fs::rename(path, path.with_file_name(name))
+            .and_then(|()| sync_folder(path.parent().unwrap_or(&self.path)))
+            .map_err(|source| Error::Write { path: path.to_owned(), source })
+    }
+
+    /// The checkpoints of steps, the newest last.
+    fn checkpoints(&self) -> Result<Vec<PathBuf>, Error> {
+        let folder = self.path.join(CHECKPOINTS);
+        let read = |source| Error::Read { path: folder.clone(), source };
+        let mut paths = Vec::new();
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(paths),
+            entries => entries.map_err(read)?,
+        };
+        for entry in entries {
+            let path = entry.map_err(read)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with("step-") && name.ends_with(".safetensors") {
+                paths.push(path);
+            }
+        }
+        paths.sort_by_key(|path| (path.as_os_str().len(), path.clone()));
+        Ok(paths)
+    }
+}
+
+fn read(path: &Path) -> Result<Contents, Error> {
+    let bytes = fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    Contents::from_bytes(path, &bytes)
+}

@@ -1,0 +1,364 @@
+//! How the folder of a run is laid out. No other file knows.
+//!
+//! ```text
+//! runs/NAME/
+//!   config.toml          every key and value of the run
+//!   vocabulary.json      the symbols, in the order of their tokens
+//!   corpus.json          which text it was
+//!   metrics.jsonl        a line per epoch and split
+//!   events.jsonl         a line per start, interrupt, failed checkpoint, ...
+//!   checkpoints/
+//!     step-00001800.safetensors           the newest few
+//!     step-00001700.safetensors.damaged   one that was found damaged
+//!     best.safetensors                    the best on validation text
+//!   divergence.json      the step at which the loss or the gradient was no number
+//!   model.safetensors    the finished model
+//!   summary.json         how it ended
+//!   .lock                locked by the process that writes here, as long as it lives
+//! ```
+
+mod checkpoints;
+mod files;
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use poquelin_data::Vocabulary;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use self::checkpoints::{Newest, find_model};
+use self::files::{append, check_idle, lock, remove_unfinished, replace};
+use crate::config::Config;
+use crate::error::Error;
+use crate::text::Fingerprint;
+
+const CONFIG: &str = "config.toml";
+const VOCABULARY: &str = "vocabulary.json";
+const CORPUS: &str = "corpus.json";
+const METRICS: &str = "metrics.jsonl";
+const EVENTS: &str = "events.jsonl";
+const DIVERGENCE: &str = "divergence.json";
+const CHECKPOINTS: &str = "checkpoints";
+const BEST: &str = "best.safetensors";
+const MODEL: &str = "model.safetensors";
+const SUMMARY: &str = "summary.json";
+const RUNS: &str = "runs";
+const UNFINISHED: &str = ".unfinished";
+const DAMAGED: &str = ".damaged";
+const LOCK: &str = ".lock";
+
+/// All that stands in the folder of a run.
+const OWN: [&str; 10] =
+    [CONFIG, VOCABULARY, CORPUS, METRICS, EVENTS, CHECKPOINTS, DIVERGENCE, MODEL, SUMMARY, LOCK];
+
+/// The folder of a run.
+#[derive(Clone, Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    /// The runs that this one replaces, until it is finished.
+    replaced: Vec<PathBuf>,
+    /// Held by whoever writes here. The system lets go of it when the process ends, however it does.
+    lock: Option<Arc<File>>,
+}
+
+impl RunFolder {
+    /// Where a run of that name stands: below `runs/`, unless the name is a path.
+    ///
+    /// # Errors
+    ///
+    /// Where the name is empty.
+    pub fn locate(name: &str) -> Result<PathBuf, Error> {
+        if name.is_empty() {
+            let (flag, expected) = ("--run", "the name of a run");
+            return Err(Error::Option { flag, expected, got: "nothing".to_owned() });
+        }
+        let path = Path::new(name);
+        if path.is_absolute() || path.components().count() > 1 || path.is_dir() {
+            Ok(path.to_owned())
+        } else {
+            Ok(Path::new(RUNS).join(name))
+        }
+    }
+
+    /// Finds out whether a run can be made at `path`, without touching anything.
+    ///
+    /// # Errors
+    ///
+    /// Where something is there already, unless it is a run and `replace` is set.
+    pub fn check_vacant(path: &Path, replace: bool) -> Result<(), Error> {
+        let not_a_run =
+            |reason: &str| Error::NotARun { path: path.to_owned(), reason: reason.to_owned() };
+        let entries = match fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                return Err(not_a_run("it is a file; give another name with --run"));
+            }
+            Err(source) => {
+                return Err(Error::Read { path: path.to_owned(), source });
+            }
+        };
+        let mut empty = true;
+        for entry in entries {
+            let entry = entry.map_err(|source| Error::Read { path: path.to_owned(), source })?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !OWN.contains(&name.trim_end_matches(UNFINISHED)) {
+                let reason = format!("it holds {name}; give another name with --run");
+                return Err(not_a_run(&reason));
+            }
+            empty = false;
+        }
+        if empty {
+            return Ok(());
+        }
+        let run = Self { path: path.to_owned(), replaced: Vec::new(), lock: None };
+        if run.is_a_beginning() {
+            return check_idle(path);
+        }
+        if !matches!(run.config(), Ok(Some(_))) || !path.join(CHECKPOINTS).is_dir() {
+            return Err(not_a_run("its configuration is not one; give another name with --run"));
+        }
+        if !replace {
+            return Err(Error::RunExists(path.to_owned()));
+        }
+        check_idle(path)
+    }
+
+    /// Whether this is what a process left that was killed before it had described its run.
+    fn is_a_beginning(&self) -> bool {
+        let has = |name: &str| self.path.join(name).exists();
+        let checkpoint =
+            || fs::read_dir(self.path.join(CHECKPOINTS)).is_ok_and(|mut f| f.next().is_some());
+        has(LOCK) && !has(CONFIG) && !has(MODEL) && !checkpoint()
+    }
+
+    /// Makes the folder of a new run. What [`check_vacant`](Self::check_vacant) allowed to be
+    /// replaced is set aside as `NAME.replaced` until the new run has its summary.
+    ///
+    /// # Errors
+    ///
+    /// Where another process writes there, or the file system refuses; what was set aside is then back
+    /// in its place.
+    pub fn create(
+        path: &Path,
+        config: &Config,
+        vocabulary: &Vocabulary,
+        fingerprint: &Fingerprint,
+    ) -> Result<Self, Error> {
+        // Nobody may be writing there when it is moved.
+        check_idle(path)?;
+        let set_aside = Self::set_aside(path)?;
+        let mut run = Self { path: path.to_owned(), replaced: replaced(path), lock: None };
+        let filled = run.fill(config, vocabulary, fingerprint);
+        if filled.is_err()
+            && let Some(replaced) = &set_aside
+        {
+            // If even this fails, the old run is still whole under its other name.
+            let _ = fs::remove_dir_all(path).and_then(|()| fs::rename(replaced, path));
+        }
+        filled.map(|()| run)
+    }
+
+    fn set_aside(path: &Path) -> Result<Option<PathBuf>, Error> {
+        if !path.join(CONFIG).is_file() {
+            return Ok(None);
+        }
+        let free = aside(path).find(|path| !path.exists());
+        let free = free.expect("the names under which runs are set aside never end");
+        fs::rename(path, &free).map_err(|source| Error::Write { path: free.clone(), source })?;
+        Ok(Some(free))
+    }
+
+    fn fill(
+        &mut self,
+        config: &Config,
+        vocabulary: &Vocabulary,
+        fingerprint: &Fingerprint,
+    ) -> Result<(), Error> {
+        fs::create_dir_all(self.path.join(CHECKPOINTS))
+            .map_err(|source| Error::Write { path: self.path.clone(), source })?;
+        self.lock = Some(Arc::new(lock(&self.path)?));
+        replace(&self.path.join(METRICS), b"")?;
+        self.describe(config, vocabulary, fingerprint)
+    }
+
+    /// Opens the folder of a run to read it.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no such folder, or it is no run.
+    pub fn open(name: &str) -> Result<Self, Error> {
+        let path = Self::locate(name)?;
+        let not_a_run =
+            |reason: &str| Error::NotARun { path: path.clone(), reason: reason.to_owned() };
+        if !path.exists() {
+            return Err(not_a_run("there is nothing there"));
+        }
+        if !path.is_dir() {
+            return Err(not_a_run("it is a file"));
+        }
+        // One of the two is always there, whatever happened to the other.
+        if !path.join(CONFIG).is_file() && !path.join(CHECKPOINTS).is_dir() {
+            return Err(not_a_run(&format!("it has no {CONFIG}")));
+        }
+        Ok(Self { path, replaced: Vec::new(), lock: None })
+    }
+
+    /// Opens the folder of a run to go on with it.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no such folder, it is no run, or another process writes there.
+    pub fn resume(name: &str) -> Result<Self, Error> {
+        let mut run = Self::open(name)?;
+        run.lock = Some(Arc::new(lock(&run.path)?));
+        run.replaced = replaced(&run.path);
+        let checkpoints = run.path.join(CHECKPOINTS);
+        fs::create_dir_all(&checkpoints)
+            .map_err(|source| Error::Write { path: checkpoints.clone(), source })?;
+        remove_unfinished(&run.path)?;
+        remove_unfinished(&checkpoints)?;
+        Ok(run)
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The configuration of the run; `None` where its file is gone.
+    ///
+    /// # Errors
+    ///
+    /// Where its file cannot be read or is none.
+    pub fn config(&self) -> Result<Option<Config>, Error> {
+        let path = self.path.join(CONFIG);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(Config::parse(&path.display().to_string(), &text)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::Read { path, source }),
+        }
+    }
+
+    /// How the run ended; `None` where it did not.
+    ///
+    /// # Errors
+    ///
+    /// Where its file cannot be read or is none.
+    pub fn summary<T: DeserializeOwned>(&self) -> Result<Option<T>, Error> {
+        let path = self.path.join(SUMMARY);
+        let damaged =
+            |path, error: serde_json::Error| Error::Damaged { path, reason: error.to_string() };
+        match fs::read(&path) {
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(path, error))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::Read { path, source }),
+        }
+    }
+
+    /// Writes what describes the run anew, where it is not there or not the same.
+    ///
+    /// # Errors
+    ///
+    /// Where the file system refuses.
+    pub fn describe(
+        &self,
+        config: &Config,
+        vocabulary: &Vocabulary,
+        fingerprint: &Fingerprint,
+    ) -> Result<(), Error> {
+        let files = [
+            (VOCABULARY, to_json(vocabulary)),
+            (CORPUS, to_json(fingerprint)),
+            // Behind all others: with it the folder is a run.
+            (CONFIG, config.to_toml()),
+        ];
+        for (name, text) in files {
+            let path = self.path.join(name);
+            if fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
+                replace(&path, text.as_bytes())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a line to the metrics.
+    ///
+    /// # Errors
+    ///
+    /// Where the file system refuses.
+    pub fn add_metrics(&self, line: &str) -> Result<(), Error> {
+        append(&self.path.join(METRICS), line)
+    }
+
+    /// Makes the metrics what they were at a checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// Where the file system refuses.
+    pub fn set_metrics(&self, lines: &str) -> Result<(), Error> {
+        replace(&self.path.join(METRICS), lines.as_bytes())
+    }
+
+    /// Adds a line to the log of what happened to the run.
+    ///
+    /// # Errors
+    ///
+    /// Where the file system refuses.
+    pub fn add_event(&self, event: &impl Serialize) -> Result<(), Error> {
+        append(&self.path.join(EVENTS), &to_json(event))
+    }
+
+    /// Writes the report of a step that diverged; gives its path.
+    ///
+    /// # Errors
+    ///
+    /// Where the file system refuses.
+    pub fn write_divergence(&self, report: &impl Serialize) -> Result<PathBuf, Error> {
+        let path = self.path.join(DIVERGENCE);
+        let mut text = serde_json::to_string_pretty(report).expect("a report is JSON");
+        text.push('\n');
+        replace(&path, text.as_bytes())?;
+        Ok(path)
+    }
+
+    /// Writes the summary, with which the run is finished; those it replaces are removed.
+    ///
+    /// # Errors
+    ///
+    /// Where the file system refuses.
+    pub fn finish(&mut self, summary: &impl Serialize) -> Result<(), Error> {
+        replace(&self.path.join(SUMMARY), to_json(summary).as_bytes())?;
+        for path in std::mem::take(&mut self.replaced) {
+            fs::remove_dir_all(&path).map_err(|source| Error::Write { path, source })?;
+        }
+        Ok(())
+    }
+}
+
+/// The runs that the one at `path` replaces, until it is finished.
+fn replaced(path: &Path) -> Vec<PathBuf> {
+    let is_a_run = |path: &PathBuf| RunFolder::check_vacant(path, true).is_ok();
+    aside(path).take_while(|path| path.exists()).filter(is_a_run).collect()
+}
+
+/// The names under which runs that were at `path` stand: `NAME.replaced`, `NAME.replaced.2`, ...
+fn aside(path: &Path) -> impl Iterator<Item = PathBuf> + '_ {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    (1..).map(move |count| match count {
+        1 => path.with_file_name(format!("{name}.replaced")),
+        _ => path.with_file_name(format!("{name}.replaced.{count}")),
+    })
+}
+
+/// One line of JSON.
+fn to_json(value: &impl Serialize) -> String {
+    let mut text = serde_json::to_string(value).expect("our records have nothing JSON cannot hold");
+    text.push('\n');
+    text
+}
