@@ -35,7 +35,7 @@ pub struct AdamWState<const D: usize> {
 #[derive(Clone, Debug)]
 enum Moments<const D: usize> {
     Waiting([TensorData; 2]),
-    Placed([Tensor<D>; 2]),
+    Placed(Box<[Tensor<D>; 2]>),
 }
 
 impl<const D: usize> Moments<D> {
@@ -66,11 +66,12 @@ impl Optimizer for AdamW {
         let count = usize::try_from(time).expect("a run takes fewer steps than memory has bytes");
         let step = AdamWStep { learning_rate, beta_1, beta_2, epsilon, weight_decay, time: count };
         let (tensor, moments) = step.apply(tensor, grad, moments);
-        (tensor, Some(AdamWState { time, moments: Moments::Placed(moments) }))
+        (tensor, Some(AdamWState { time, moments: Moments::Placed(Box::new(moments)) }))
     }
 
     fn to_device<const D: usize>(state: AdamWState<D>, device: &Device) -> AdamWState<D> {
-        AdamWState { moments: Moments::Placed(state.moments.on(device)), ..state }
+        let moments = Moments::Placed(Box::new(state.moments.on(device)));
+        AdamWState { moments, ..state }
     }
 }
 
@@ -78,7 +79,7 @@ impl<const D: usize> RecordState for AdamWState<D> {
     fn state_flatten(&self, prefix: &str, out: &mut StateSink) {
         let data = match &self.moments {
             Moments::Waiting(moments) => moments.clone(),
-            Moments::Placed(moments) => moments.clone().map(Tensor::into_data),
+            Moments::Placed(moments) => moments.as_ref().clone().map(Tensor::into_data),
         };
         for (name, data) in MOMENTS.into_iter().zip(data) {
             out.push_tensor(prefix, name, data);

@@ -138,6 +138,7 @@ impl Session {
     /// Writes a checkpoint of where the run stands, and the best model if it is not on disk yet.
     /// Returns before either is there; [`settle`](Self::settle) waits for it.
     pub(super) fn save_checkpoint(&mut self) -> Result<(), Error> {
+        let began = Instant::now();
         self.settle()?;
         self.count_time();
         let network = self.learner.model().network;
@@ -154,12 +155,16 @@ impl Session {
         let (run, keep) = (self.job.run.clone(), self.job.config.checkpoint.keep);
         let step = self.progress.step;
         self.writing.start(Arc::new(move || {
+            let began = Instant::now();
             if let Some(best) = &best {
                 run.write_best(&best.to_bytes())?;
             }
-            run.write_checkpoint(step, &checkpoint.to_bytes(), keep)
+            run.write_checkpoint(step, &checkpoint.to_bytes(), keep)?;
+            tracing::debug!(step, seconds = began.elapsed().as_secs_f64(), "checkpoint written");
+            Ok(())
         }));
         self.saved = Instant::now();
+        tracing::debug!(step, seconds = began.elapsed().as_secs_f64(), "checkpoint read");
         Ok(())
     }
 
