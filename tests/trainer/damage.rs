@@ -2,6 +2,7 @@ use std::path::Path;
 
 use poquelin::device::DeviceChoice;
 use poquelin::learning::adamw::AdamW;
+use poquelin::learning::optimizer_state::{Tap, TappedAdamW};
 use poquelin::learning::strategy::Restored;
 use poquelin::model_file::{Contents, seal};
 
@@ -60,7 +61,9 @@ fn every_truncation_is_seen() {
 fn nothing_behind_the_checksum_panics() {
     let whole = checkpoint();
     let device = CPU.parse::<DeviceChoice>().unwrap().open().unwrap().autodiff();
-    let adam_w = AdamW { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+    let adam_w =
+        AdamW { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8, weight_decay: 0.0, decay_vectors: true };
+    let adam_w = TappedAdamW { adam_w, tap: Tap::default() };
     let path = Path::new("checkpoint");
     let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
     let mut below = numbers();
@@ -74,7 +77,7 @@ fn nothing_behind_the_checksum_panics() {
         }
         seal(&mut bytes);
         let restored = Contents::from_bytes(path, &bytes)
-            .and_then(|contents| Restored::new(path, contents, adam_w, &device));
+            .and_then(|contents| Restored::new(path, contents, adam_w.clone(), &device));
         match restored {
             Ok(_) => taken += 1,
             Err(_) => refused += 1,

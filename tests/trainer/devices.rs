@@ -184,7 +184,7 @@ fn quickstart_losses(device: &str) -> Vec<f64> {
     use poquelin::config::Config;
     use poquelin::learning::adamw::AdamW;
     use poquelin::learning::clipping::clip;
-    use poquelin::learning::model::{LanguageModel, OptimizerTap, Step};
+    use poquelin::learning::model::{LanguageModel, Step};
     use poquelin::learning::schedule::Schedule;
     use poquelin::text::TextSource;
     use poquelin_data::{ChunkLoader, Splits};
@@ -201,12 +201,13 @@ fn quickstart_losses(device: &str) -> Vec<f64> {
     let chunks =
         ChunkLoader::training(corpus.clone(), range, batch, sequence, offsets, &device).unwrap();
     let network = config.model(corpus.vocabulary().len()).init(seed.derive("weights", 0), &device);
-    let mut model = LanguageModel { network, tap: OptimizerTap::default() };
+    let mut model = LanguageModel { network };
     let mut optimizer = ModuleOptimizer::from(AdamW {
         beta_1: options.beta_1 as f32,
         beta_2: options.beta_2 as f32,
         epsilon: options.epsilon as f32,
         weight_decay: options.weight_decay as f32,
+        decay_vectors: config.optimizer.decay_vectors,
     });
     let schedule = Schedule::new(&config.schedule, options.learning_rate, 10_000);
     let mut state = None;

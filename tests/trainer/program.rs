@@ -94,6 +94,7 @@ embedding = 8
 hidden = 12
 layers = 2
 dropout = 0.1
+dropout_output = 0.1
 [train]
 epochs = 2
 seed = 3

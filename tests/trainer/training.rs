@@ -5,7 +5,7 @@ use burn_train::TrainStep;
 use poquelin::device::DeviceChoice;
 use poquelin::learning::adamw::AdamW;
 use poquelin::learning::clipping::clip;
-use poquelin::learning::model::{LanguageModel, OptimizerTap, Step};
+use poquelin::learning::model::{LanguageModel, Step};
 use poquelin_data::TokenBatch;
 use poquelin_model::{CharLstm, CharLstmConfig, Seed};
 use serde_json::Value;
@@ -82,8 +82,14 @@ fn losses_follow_pytorchs() {
     let expected: Vec<f64> =
         expected["losses"].as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()).collect();
     let device = device();
-    let mut model = LanguageModel { network: network(&device), tap: OptimizerTap::default() };
-    let adam_w = AdamW { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+    let mut model = LanguageModel { network: network(&device) };
+    let adam_w = AdamW {
+        beta_1: 0.9,
+        beta_2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.01,
+        decay_vectors: true,
+    };
     let mut optimizer = ModuleOptimizer::from(adam_w);
     let mut state = None;
     for (step, expected) in expected.iter().enumerate() {
@@ -100,7 +106,7 @@ fn losses_follow_pytorchs() {
 #[test]
 fn clipping_is_by_the_global_norm_and_keeps_the_direction() {
     let device = device();
-    let model = LanguageModel { network: network(&device), tap: OptimizerTap::default() };
+    let model = LanguageModel { network: network(&device) };
     let gradients = || -> GradientsParams {
         let step = Step { batch: batch(0, 12, &device), state: None, seed: Seed::new(0) };
         TrainStep::step(&model, step).grads

@@ -2,10 +2,11 @@
 
 use burn::config::Config;
 use burn::module::{Module, Param};
+use burn::tensor::module::embedding;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use serde::{Deserialize, Serialize};
 
-use crate::dropout::dropout;
+use crate::dropout::{dropout_rows, dropout_sequence};
 use crate::{
     Implementation, Initializer, Lstm, LstmConfig, LstmState, Seed, SequenceInput,
     identify_parameters, ops,
@@ -35,10 +36,28 @@ pub struct CharLstmConfig {
     /// L, the number of layers.
     #[config(default = 1)]
     pub layers: usize,
-    /// The probability of dropping an element of the outputs of each layer, the last included,
-    /// in [`CharLstm::forward_with_dropout`].
+    /// The probability of dropping an element between two layers, in
+    /// [`CharLstm::forward_with_dropout`]; so are all that follow.
     #[config(default = 0.0)]
     pub dropout: f64,
+    /// That of dropping an element of the embedding's vectors.
+    #[config(default = 0.0)]
+    pub dropout_input: f64,
+    /// That of dropping an element of the highest layer's outputs.
+    #[config(default = 0.0)]
+    pub dropout_output: f64,
+    /// That of dropping a token wherever it stands: a row of the embedding (Gal and Ghahramani 2016,
+    /// <https://arxiv.org/abs/1512.05287>).
+    #[config(default = 0.0)]
+    pub dropout_embedding: f64,
+    /// Whether the same elements of a lane are dropped at every step: variational dropout, of the same
+    /// paper.
+    #[config(default = false)]
+    pub locked: bool,
+    /// The probability of dropping an element of the recurrent weights (Merity et al. 2018,
+    /// <https://arxiv.org/abs/1708.02182>).
+    #[config(default = 0.0)]
+    pub dropconnect: f64,
     /// Whether the head uses the embedding's weights (Press and Wolf 2017,
     /// <https://arxiv.org/abs/1608.05859>); needs E = H.
     #[config(default = false)]
@@ -53,10 +72,17 @@ impl CharLstmConfig {
     ///
     /// # Panics
     ///
-    /// Where the vocabulary or a width is 0, `dropout` is not in [0, 1), or the weights are tied
+    /// Where the vocabulary or a width is 0, a probability is not in [0, 1), or the weights are tied
     /// and E is not H.
     pub fn init(&self, seed: Seed, device: &Device) -> CharLstm {
-        let Self { vocabulary, d_hidden, layers, dropout, tied, .. } = *self;
+        let Self { vocabulary, d_hidden, layers, tied, .. } = *self;
+        for (name, rate) in [
+            ("dropout_input", self.dropout_input),
+            ("dropout_output", self.dropout_output),
+            ("dropout_embedding", self.dropout_embedding),
+        ] {
+            assert!((0.0..1.0).contains(&rate), "{name}: expected [0, 1), got {rate}");
+        }
         let d_embedding = self.d_embedding.unwrap_or(d_hidden);
         assert!(vocabulary > 0, "a vocabulary has at least one token");
         assert!(
@@ -64,7 +90,11 @@ impl CharLstmConfig {
             "tied weights need an embedding as wide as the hidden state, \
              got {d_embedding} and {d_hidden}"
         );
-        let lstm = LstmConfig::new(d_embedding, d_hidden).with_layers(layers).with_dropout(dropout);
+        let lstm = LstmConfig::new(d_embedding, d_hidden)
+            .with_layers(layers)
+            .with_dropout(self.dropout)
+            .with_locked(self.locked)
+            .with_dropconnect(self.dropconnect);
         let (lstm, head, head_bias) = match self.initialization {
             Initialization::Poquelin => (lstm, Initializer::XavierUniform, Initializer::Zeros),
             Initialization::Pytorch => {
@@ -76,18 +106,20 @@ impl CharLstmConfig {
             initializer.draw(shape, 1, seed.derive(purpose, 0))
         };
         // With tied weights the embedding is the head too, and is drawn as a head.
-        let embedding = if tied { head } else { Initializer::Normal { std: 1.0 } };
+        let table = if tied { head } else { Initializer::Normal { std: 1.0 } };
         let head_bias = head_bias.draw_vector(vocabulary, 1, seed.derive("head bias", 0));
         identify_parameters(CharLstm {
             embedding: Param::from_data(
-                draw(embedding, [vocabulary, d_embedding], "embedding"),
+                draw(table, [vocabulary, d_embedding], "embedding"),
                 device,
             ),
             lstm: lstm.init(seed.derive("lstm", 0), device),
             head: (!tied)
                 .then(|| Param::from_data(draw(head, [d_hidden, vocabulary], "head"), device)),
             head_bias: Param::from_data(TensorData::new(head_bias, [vocabulary]), device),
-            dropout,
+            dropout_input: self.dropout_input,
+            dropout_output: self.dropout_output,
+            dropout_embedding: self.dropout_embedding,
         })
     }
 }
@@ -106,8 +138,12 @@ pub struct CharLstm {
     pub head: Option<Param<Tensor<2>>>,
     /// The head's bias, `[V]`.
     pub head_bias: Param<Tensor<1>>,
-    /// The probability of dropping an element of the outputs of each layer.
-    pub dropout: f64,
+    /// The probability of dropping an element of the embedding's vectors.
+    pub dropout_input: f64,
+    /// That of dropping an element of the highest layer's outputs.
+    pub dropout_output: f64,
+    /// That of dropping a row of the embedding.
+    pub dropout_embedding: f64,
 }
 
 impl CharLstm {
@@ -132,8 +168,8 @@ impl CharLstm {
         (self.score(output), state)
     }
 
-    /// As [`forward`](Self::forward), with dropout after every layer. The masks follow from
-    /// `seed`: give each training step its own.
+    /// As [`forward`](Self::forward), with dropout and DropConnect as configured. The masks follow
+    /// from `seed`: give each training step its own.
     pub fn forward_with_dropout(
         &self,
         tokens: Tensor<2, Int>,
@@ -144,7 +180,7 @@ impl CharLstm {
         (self.score(output), state)
     }
 
-    /// The mean negative log-likelihood of the targets, in nats, without dropout where there is
+    /// The mean negative log-likelihood of the targets, in nats, without any dropout where there is
     /// no seed for it. It is that of [`forward`](Self::forward)'s logits, without ever keeping
     /// them.
     ///
@@ -192,13 +228,23 @@ impl CharLstm {
         state: Option<LstmState>,
         dropout_seed: Option<Seed>,
     ) -> (Tensor<3>, LstmState) {
-        let (tokens, embedding) = (tokens.swap_dims(0, 1), self.embedding.val());
-        let input = SequenceInput::Tokens { tokens, embedding };
-        let (output, state) = self.lstm.forward_sequence(input, state, dropout_seed);
-        match dropout_seed {
-            Some(seed) => (dropout(output, self.dropout, seed.derive("head", 0)), state),
-            None => (output, state),
-        }
+        let (tokens, mut table) = (tokens.swap_dims(0, 1), self.embedding.val());
+        let Some(seed) = dropout_seed else {
+            let input = SequenceInput::Tokens { tokens, embedding: table };
+            return self.lstm.forward_sequence(input, state, None);
+        };
+        let locked = self.lstm.locked;
+        table = dropout_rows(table, self.dropout_embedding, seed.derive("embedding", 0));
+        let input = if self.dropout_input > 0.0 {
+            let vectors = embedding(table, tokens);
+            let seed = seed.derive("input", 0);
+            SequenceInput::Dense(dropout_sequence(vectors, self.dropout_input, locked, seed))
+        } else {
+            SequenceInput::Tokens { tokens, embedding: table }
+        };
+        let (output, state) = self.lstm.forward_sequence(input, state, Some(seed));
+        let seed = seed.derive("head", 0);
+        (dropout_sequence(output, self.dropout_output, locked, seed), state)
     }
 
     /// The linear head over all steps at once: `[T, B, H]` to `[B, T, V]`.

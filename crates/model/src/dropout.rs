@@ -8,11 +8,30 @@ use crate::Seed;
 /// Zeroes each element with probability `rate` and scales the others by 1 / (1 − rate), so that
 /// the expectation stays (Srivastava et al. 2014, <https://jmlr.org/papers/v15/srivastava14a.html>).
 pub(crate) fn dropout<const D: usize>(input: Tensor<D>, rate: f64, seed: Seed) -> Tensor<D> {
+    let shape = input.dims();
+    masked(input, shape, rate, seed)
+}
+
+/// As [`dropout`] over a sequence `[T, B, D]`, time first; if `locked`, the same elements of a lane
+/// are dropped at every step (Gal and Ghahramani 2016, <https://arxiv.org/abs/1512.05287>).
+pub(crate) fn dropout_sequence(input: Tensor<3>, rate: f64, locked: bool, seed: Seed) -> Tensor<3> {
+    let [steps, batch, width] = input.dims();
+    masked(input, [if locked { 1 } else { steps }, batch, width], rate, seed)
+}
+
+/// Zeroes whole rows, as [`dropout`] does elements: tokens of an embedding (Gal and Ghahramani 2016,
+/// Merity et al. 2018, <https://arxiv.org/abs/1708.02182>).
+pub(crate) fn dropout_rows(input: Tensor<2>, rate: f64, seed: Seed) -> Tensor<2> {
+    let [rows, _] = input.dims();
+    masked(input, [rows, 1], rate, seed)
+}
+
+/// The input times a mask that is broadcast to it.
+fn masked<const D: usize>(input: Tensor<D>, shape: [usize; D], rate: f64, seed: Seed) -> Tensor<D> {
     if rate == 0.0 {
         return input;
     }
-    let shape = input.shape();
-    let mask = mask(shape.num_elements(), rate, seed);
+    let mask = mask(shape.iter().product(), rate, seed);
     let mask = Tensor::from_data(TensorData::new(mask, shape), &input.device());
     input * mask
 }

@@ -5,7 +5,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::dropout::dropout;
+use crate::dropout::{dropout, dropout_sequence};
 use crate::{CellState, Initializer, LstmCell, LstmState, Seed, SequenceInput};
 
 /// How the recurrence of a layer is computed.
@@ -36,6 +36,14 @@ pub struct LstmConfig {
     /// [`Lstm::forward_with_dropout`].
     #[config(default = 0.0)]
     pub dropout: f64,
+    /// Whether the same elements of a lane are dropped at every step of a sequence (Gal and
+    /// Ghahramani 2016, <https://arxiv.org/abs/1512.05287>).
+    #[config(default = false)]
+    pub locked: bool,
+    /// The probability of dropping an element of the recurrent weights for a whole sequence, there
+    /// too: DropConnect (Merity et al. 2018, <https://arxiv.org/abs/1708.02182>).
+    #[config(default = 0.0)]
+    pub dropconnect: f64,
     /// How each gate's block of the input weights is drawn.
     #[config(default = "Initializer::XavierUniform")]
     pub input_initializer: Initializer,
@@ -73,16 +81,21 @@ impl LstmConfig {
     ///
     /// # Panics
     ///
-    /// Where a width or the number of layers is 0, or `dropout` is not in [0, 1).
+    /// Where a width or the number of layers is 0, or `dropout` or `dropconnect` is not in [0, 1).
     pub fn init(&self, seed: Seed, device: &Device) -> Lstm {
-        let Self { layers, dropout, implementation, .. } = *self;
+        let Self { layers, dropout, locked, dropconnect, implementation, .. } = *self;
         assert!(layers > 0, "an LSTM has at least one layer");
         assert!((0.0..1.0).contains(&dropout), "dropout: expected [0, 1), got {dropout}");
+        assert!(
+            (0.0..1.0).contains(&dropconnect),
+            "dropconnect: expected [0, 1), got {dropconnect}"
+        );
         let layer = |index: usize| {
             let d_input = if index == 0 { self.d_input } else { self.d_hidden };
             Self { d_input, ..*self }.init_cell(seed.derive("layer", index as u64), device)
         };
-        Lstm { layers: (0..layers).map(layer).collect(), dropout, implementation }
+        let layers = (0..layers).map(layer).collect();
+        Lstm { layers, dropout, locked, dropconnect, implementation }
     }
 
     /// Draws the weights of one cell, whatever `layers` says.
@@ -131,6 +144,10 @@ pub struct Lstm {
     pub layers: Vec<LstmCell>,
     /// The probability of dropping an element between two layers.
     pub dropout: f64,
+    /// Whether the same elements of a lane are dropped at every step.
+    pub locked: bool,
+    /// The probability of dropping an element of the recurrent weights.
+    pub dropconnect: f64,
     /// How the recurrence is computed.
     #[module(skip)]
     pub implementation: Implementation,
@@ -156,7 +173,8 @@ impl Lstm {
     }
 
     /// As [`forward`](Self::forward), with dropout of the outputs of every layer but the last,
-    /// as PyTorch does in training. The masks follow from `seed`: give each step its own.
+    /// as PyTorch does in training, and DropConnect. The masks follow from `seed`: give each step its
+    /// own.
     pub fn forward_with_dropout(
         &self,
         input: Tensor<3>,
@@ -169,7 +187,7 @@ impl Lstm {
     }
 
     /// Runs the stack **time first**, which saves the copies that batch first costs; with dropout
-    /// between the layers where there is a seed for it.
+    /// between the layers and DropConnect where there is a seed for it.
     ///
     /// # Shapes
     ///
@@ -198,15 +216,22 @@ impl Lstm {
         let mut finals: Vec<CellState> = Vec::with_capacity(layers);
         let mut initials = self.layers.iter().zip(state.into_layers()).enumerate();
         let (_, (cell, initial)) = initials.next().expect("an LSTM has at least one layer");
-        let (mut sequence, last) = cell.forward_sequence(input, initial, self.implementation);
+        let run = |index: usize, cell: &LstmCell, input: SequenceInput, initial: CellState| {
+            let mut weight = cell.weight_recurrent.val();
+            if let Some(seed) = dropout_seed {
+                let seed = seed.derive("dropconnect", index as u64);
+                weight = dropout(weight, self.dropconnect, seed);
+            }
+            cell.run_sequence(input, weight, initial, self.implementation)
+        };
+        let (mut sequence, last) = run(0, cell, input, initial);
         finals.push(last);
         for (index, (cell, initial)) in initials {
             if let Some(seed) = dropout_seed {
                 let seed = seed.derive("between layers", index as u64 - 1);
-                sequence = dropout(sequence, self.dropout, seed);
+                sequence = dropout_sequence(sequence, self.dropout, self.locked, seed);
             }
-            let input = SequenceInput::Dense(sequence);
-            let (output, last) = cell.forward_sequence(input, initial, self.implementation);
+            let (output, last) = run(index, cell, SequenceInput::Dense(sequence), initial);
             sequence = output;
             finals.push(last);
         }

@@ -67,7 +67,17 @@ impl LstmCell {
         state: CellState,
         implementation: Implementation,
     ) -> (Tensor<3>, CellState) {
-        let weight = self.weight_recurrent.val();
+        self.run_sequence(input, self.weight_recurrent.val(), state, implementation)
+    }
+
+    /// As [`forward_sequence`](Self::forward_sequence), with other recurrent weights, `[H, 4H]`.
+    pub(crate) fn run_sequence(
+        &self,
+        input: SequenceInput,
+        weight: Tensor<2>,
+        state: CellState,
+        implementation: Implementation,
+    ) -> (Tensor<3>, CellState) {
         let fused = implementation == Implementation::Fused && ops::has_ops(&weight);
         let ([_, batch], width) = (input.dims(), 4 * self.d_hidden());
         match &input {

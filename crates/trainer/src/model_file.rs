@@ -8,9 +8,10 @@
 //! nothing else of a file is looked at before that.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Write};
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use poquelin_data::Vocabulary;
 use poquelin_model::{CharLstm, CharLstmConfig, Initialization, LstmState, Seed};
 use serde::{Deserialize, Serialize};
@@ -132,9 +133,7 @@ impl Contents {
     /// A model.
     pub fn model(header: Header, model: &CharLstm) -> Self {
         let named = |(path, data)| (format!("{WEIGHTS}{path}"), data);
-        let mut tensors: Tensors = weights::parameters(model).into_iter().map(named).collect();
-        let room = TensorData::new(vec![0u8; CHECKSUM_LENGTH], [CHECKSUM_LENGTH]);
-        tensors.insert(CHECKSUM.to_owned(), room);
+        let tensors = weights::parameters(model).into_iter().map(named).collect();
         Self { header, tensors }
     }
 
@@ -159,15 +158,21 @@ impl Contents {
         contents
     }
 
-    /// The bytes of the file, its checksum at the end.
-    pub fn to_bytes(&self) -> Vec<u8> {
+    /// Writes the file, its checksum at the end.
+    ///
+    /// # Errors
+    ///
+    /// Where `output` refuses.
+    pub fn write_to(&self, output: &mut impl Write) -> io::Result<()> {
         let header =
             serde_json::to_string(&self.header).expect("our records have nothing JSON cannot hold");
         // One note only: several would be written in an order that changes from run to run.
         let notes = HashMap::from([(NOTE.to_owned(), header)]);
-        let mut bytes = weights::to_safetensors(&self.tensors, notes);
-        seal(&mut bytes);
-        bytes
+        let mut summing = Summing { output, hash: Sha256::new() };
+        let last = (CHECKSUM, CHECKSUM_LENGTH);
+        weights::write_safetensors(&mut summing, &self.tensors, notes, last)?;
+        let Summing { output, hash } = summing;
+        output.write_all(&hash.finalize())
     }
 
     /// Reads the file at `path` from its bytes.
@@ -185,7 +190,8 @@ impl Contents {
             ));
         }
         let misfit = |source| Error::Weights { path: path.to_owned(), source };
-        let (tensors, notes) = weights::from_safetensors(bytes).map_err(misfit)?;
+        let (mut tensors, notes) = weights::from_safetensors(bytes).map_err(misfit)?;
+        tensors.remove(CHECKSUM);
         let note =
             notes.get(NOTE).ok_or_else(|| damaged("it is not of this program".to_owned()))?;
         let header = read_header(note).map_err(damaged)?;
@@ -253,6 +259,24 @@ fn take(tensors: &mut Tensors, prefixes: &[&str]) -> Tensors {
         .partition(|(name, _)| prefixes.iter().any(|prefix| name.starts_with(prefix)));
     *tensors = rest;
     taken
+}
+
+/// Passes on what is written, and sums it up.
+struct Summing<W> {
+    output: W,
+    hash: Sha256,
+}
+
+impl<W: Write> Write for Summing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.output.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.output.flush()
+    }
 }
 
 /// Puts the checksum of all bytes before the last 32 there.

@@ -2,11 +2,15 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Write};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, View};
 use thiserror::Error;
+
+/// How many bytes of a tensor are written at once.
+const PIECE: usize = 1 << 18;
 
 /// Tensors by name, in order.
 pub type Tensors = BTreeMap<String, TensorData>;
@@ -76,11 +80,30 @@ pub fn fits(name: &str, shape: &[usize], data: &TensorData) -> Result<(), Weight
     }
 }
 
-/// Tensors and notes as the bytes of a safetensors file.
-pub fn to_safetensors(tensors: &Tensors, notes: HashMap<String, String>) -> Vec<u8> {
-    let views = tensors.iter().map(|(name, data)| (name.as_str(), DataView(data)));
-    safetensors::serialize(views, Some(notes))
-        .expect("float32 and byte tensors whose lengths follow from their shapes serialize")
+/// Writes float32 tensors and notes as a safetensors file, the tensors in the order of their names.
+/// Behind them there is to be one more, of bytes, called `last`: it is described, and left to the
+/// caller to write.
+///
+/// # Errors
+///
+/// Where `output` refuses.
+pub fn write_safetensors(
+    output: &mut impl Write,
+    tensors: &Tensors,
+    notes: HashMap<String, String>,
+    (last, length): (&str, usize),
+) -> io::Result<()> {
+    let last = (last, Described { dtype: Dtype::U8, shape: &[length], bytes: length });
+    let described = tensors.iter().map(|(name, data)| (name.as_str(), Described::new(data)));
+    let described = described.chain([last]);
+    let head = safetensors::serialize(described, Some(notes))
+        .expect("float32 and byte tensors whose lengths follow from their shapes serialize");
+    output.write_all(&head)?;
+    for data in tensors.values() {
+        // Piece by piece, so that whoever looks at them on the way finds them in the cache.
+        little_endian(data).chunks(PIECE).try_for_each(|piece| output.write_all(piece))?;
+    }
+    Ok(())
 }
 
 /// The tensors and notes in the bytes of a safetensors file.
@@ -114,33 +137,44 @@ pub fn from_safetensors(bytes: &[u8]) -> Result<(Tensors, HashMap<String, String
     Ok((tensors, notes))
 }
 
-/// `TensorData` as what safetensors writes: little endian, as this crate's platforms have it.
-struct DataView<'a>(&'a TensorData);
+/// A tensor as the head of a safetensors file describes it; its bytes come behind.
+struct Described<'a> {
+    dtype: Dtype,
+    shape: &'a [usize],
+    bytes: usize,
+}
 
-impl View for DataView<'_> {
+impl<'a> Described<'a> {
+    fn new(data: &'a TensorData) -> Self {
+        assert_eq!(data.dtype(), DType::F32, "the type of a tensor that is stored");
+        Self { dtype: Dtype::F32, shape: data.shape(), bytes: data.as_bytes().len() }
+    }
+}
+
+impl View for Described<'_> {
     fn dtype(&self) -> Dtype {
-        match self.0.dtype() {
-            DType::F32 => Dtype::F32,
-            DType::U8 => Dtype::U8,
-            other => unreachable!("only float32 and bytes are stored, not {other:?}"),
-        }
+        self.dtype
     }
 
     fn shape(&self) -> &[usize] {
-        self.0.shape()
+        self.shape
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        if cfg!(target_endian = "little") || self.0.dtype() == DType::U8 {
-            return Cow::Borrowed(self.0.as_bytes());
-        }
-        let words = self.0.as_bytes().chunks_exact(4);
-        Cow::Owned(words.flat_map(|word| word.iter().rev().copied()).collect())
+        Cow::Borrowed(&[])
     }
 
     fn data_len(&self) -> usize {
-        self.0.as_bytes().len()
+        self.bytes
     }
+}
+
+fn little_endian(data: &TensorData) -> Cow<'_, [u8]> {
+    if cfg!(target_endian = "little") {
+        return Cow::Borrowed(data.as_bytes());
+    }
+    let words = data.as_bytes().chunks_exact(4);
+    Cow::Owned(words.flat_map(|word| word.iter().rev().copied()).collect())
 }
 
 #[derive(Default)]

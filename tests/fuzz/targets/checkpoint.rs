@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use poquelin::device::DeviceChoice;
 use poquelin::learning::adamw::AdamW;
+use poquelin::learning::optimizer_state::{Tap, TappedAdamW};
 use poquelin::learning::strategy::Restored;
 use poquelin::model_file::{Contents, seal};
 use poquelin_fuzz::bounded;
@@ -19,7 +20,9 @@ static DEVICE: LazyLock<poquelin::device::Device> = LazyLock::new(|| {
 
 fuzz_target!(|bytes: &[u8]| {
     let (path, device) = (Path::new("input"), LazyLock::force(&DEVICE));
-    let adam_w = AdamW { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+    let adam_w =
+        AdamW { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8, weight_decay: 0.0, decay_vectors: true };
+    let adam_w = TappedAdamW { adam_w, tap: Tap::default() };
     let mut sealed = bytes.to_vec();
     if sealed.len() >= 32 {
         seal(&mut sealed);
@@ -27,6 +30,6 @@ fuzz_target!(|bytes: &[u8]| {
     for bytes in [bytes, &sealed] {
         let read = bounded(bytes.len(), || Contents::from_bytes(path, bytes));
         let Ok(contents) = read else { continue };
-        let _ = bounded(bytes.len(), || Restored::new(path, contents, adam_w, device));
+        let _ = bounded(bytes.len(), || Restored::new(path, contents, adam_w.clone(), device));
     }
 });

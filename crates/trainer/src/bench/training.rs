@@ -16,7 +16,7 @@ use poquelin_model::{CharLstmConfig, Seed};
 
 use super::{Implementation, Row, VOCABULARY, median_time, read};
 use crate::learning::adamw::AdamW;
-use crate::learning::model::{LanguageModel, OptimizerTap, Step};
+use crate::learning::model::{LanguageModel, Step};
 
 const LEARNING_RATE: f64 = 1e-3;
 
@@ -24,7 +24,13 @@ pub(super) fn measure(row: &Row, implementation: Implementation, device: &Device
     let device = device.clone().autodiff();
     match implementation {
         Implementation::Fused => {
-            let optimizer = AdamW { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+            let optimizer = AdamW {
+                beta_1: 0.9,
+                beta_2: 0.999,
+                epsilon: 1e-8,
+                weight_decay: 0.01,
+                decay_vectors: true,
+            };
             ours(row, poquelin_model::Implementation::Fused, optimizer.into(), &device)
         }
         Implementation::Reference => {
@@ -52,9 +58,7 @@ fn ours(
     let config = CharLstmConfig::new(VOCABULARY, hidden).with_layers(layers).with_dropout(dropout);
     let mut network = config.init(Seed::new(0), device);
     network.lstm.implementation = implementation;
-    // As in PyTorch's model and Burn's, the head reads what the last layer says.
-    network.dropout = 0.0;
-    let mut model = Some(LanguageModel { network, tap: OptimizerTap::default() });
+    let mut model = Some(LanguageModel { network });
     let tokens = tokens(row, device);
     let mut count = 0;
     median_time(|| {

@@ -11,7 +11,7 @@ use crate::cli::{EvaluateArgs, Part};
 use crate::config::Config;
 use crate::error::Error;
 use crate::evaluation::Evaluation;
-use crate::learning::model::{LanguageModel, OptimizerTap};
+use crate::learning::model::LanguageModel;
 use crate::model_file::{Contents, Header};
 use crate::progress::thousands;
 use crate::run_folder::{RunFolder, find_model};
@@ -63,7 +63,7 @@ fn evaluate(args: &EvaluateArgs, path: &Path, mut contents: Contents) -> Result<
     }
     let range = range(part, config, corpus.len())?;
     let evaluation = Evaluation::new(part.name(), Arc::new(corpus), range, &device)?;
-    let model = LanguageModel { network, tap: OptimizerTap::default() };
+    let model = LanguageModel { network };
     let score = evaluation.run(&model, |_, _| true)?;
     report(args, part, score)
 }

@@ -15,7 +15,7 @@ use crate::cli::ResumeArgs;
 use crate::config::{Changes, Config};
 use crate::device::{DeviceChoice, DeviceError};
 use crate::error::Error;
-use crate::learning::model::{LanguageModel, OptimizerTap};
+use crate::learning::model::LanguageModel;
 use crate::learning::strategy::{Restored, Standing};
 use crate::ledger::{Best, Progress};
 use crate::model_file::{Header, Machine};
@@ -89,13 +89,13 @@ fn resume(args: &ResumeArgs, beginning: Beginning) -> Result<(), Error> {
     let parts = Parts::new(&config, &text.corpus, &gradient_device.clone().inner())?;
     config.data.text = source.lasting_name();
 
-    let mut warnings = Vec::new();
+    let (adam_w, mut warnings) = (adam_w(&config), Vec::new());
     let (network, optimizer, standing) = match newest {
         Some(newest) => {
             check_place(&newest, &parts)?;
             let Newest { path, contents, damaged } = newest;
             let Restored { network, optimizer, mut standing } =
-                Restored::new(&path, contents, adam_w(&config), &gradient_device)?;
+                Restored::new(&path, contents, adam_w.clone(), &gradient_device)?;
             read_best(&folder, &text, &gradient_device, &mut standing, &mut warnings)?;
             for (path, error) in damaged {
                 folder.put_away(&path)?;
@@ -106,7 +106,7 @@ fn resume(args: &ResumeArgs, beginning: Beginning) -> Result<(), Error> {
         None => {
             let seed = Seed::new(config.train.seed).derive("weights", 0);
             let network = config.model(text.vocabulary.len()).init(seed, &gradient_device);
-            (network, ModuleOptimizer::from(adam_w(&config)), Standing::default())
+            (network, ModuleOptimizer::from(adam_w.clone()), Standing::default())
         }
     };
     if let Some(signal) = signals.received() {
@@ -144,6 +144,7 @@ fn resume(args: &ResumeArgs, beginning: Beginning) -> Result<(), Error> {
         signals,
         folder,
         network,
+        adam_w,
         optimizer,
         standing,
     })
@@ -269,7 +270,7 @@ fn read_best(
     {
         let network = contents.network(&path, &device.clone().inner())?;
         standing.ledger.best = Some(Best { epoch, valid });
-        standing.best = Some(LanguageModel { network, tap: OptimizerTap::default() });
+        standing.best = Some(LanguageModel { network });
     }
     Ok(())
 }

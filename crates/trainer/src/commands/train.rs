@@ -71,11 +71,13 @@ fn train(
         thousands(burn::module::Module::num_params(&network) as u64),
         choice.backend,
     ));
+    let adam_w = adam_w(&config);
     finish(Ready {
         show: &args.show,
         device: args.device.device.as_deref(),
         began,
-        optimizer: ModuleOptimizer::from(adam_w(&config)),
+        optimizer: ModuleOptimizer::from(adam_w.clone()),
+        adam_w,
         config,
         text,
         parts,

@@ -23,7 +23,8 @@ use crate::evaluation::Evaluation;
 use crate::learning::adamw::AdamW;
 use crate::learning::loader::StepLoader;
 use crate::learning::metrics::{NoMetricLogger, Quantity, QuantityMetric};
-use crate::learning::model::{LanguageModel, OptimizerTap};
+use crate::learning::model::LanguageModel;
+use crate::learning::optimizer_state::{Tap, TappedAdamW};
 use crate::learning::schedule::Schedule;
 use crate::learning::strategy::{Ending, Job, Standing, TruncatedBptt};
 use crate::model_file::{Contents, Header, Machine, Scores};
@@ -67,6 +68,8 @@ pub(super) struct Ready<'a> {
     pub(super) signals: Signals,
     pub(super) folder: RunFolder,
     pub(super) network: CharLstm,
+    /// What made the optimizer.
+    pub(super) adam_w: TappedAdamW,
     pub(super) optimizer: ModuleOptimizer,
     pub(super) standing: Standing,
 }
@@ -89,11 +92,10 @@ impl Text {
 pub(super) fn finish(ready: Ready<'_>) -> Result<(), Error> {
     let Ready { show, device, config, text, choice, console, mut folder, .. } = ready;
     let parameters = ready.network.num_params();
-    let (tap, adam_w) = (OptimizerTap::default(), adam_w(&config));
     let schedule = schedule(&config, &ready.parts.train);
     let standing = ready.standing;
     let learner = Learner::new(
-        LanguageModel { network: ready.network, tap: tap.clone() },
+        LanguageModel { network: ready.network },
         ready.optimizer,
         schedule.at(standing.progress.step, standing.ledger.rate_factor),
     );
@@ -109,8 +111,7 @@ pub(super) fn finish(ready: Ready<'_>) -> Result<(), Error> {
         test: ready.parts.test,
         console: console.clone(),
         signals: ready.signals,
-        tap,
-        adam_w,
+        adam_w: ready.adam_w,
         schedule,
         device: ready.gradient_device,
         machine: machine(choice),
@@ -125,7 +126,7 @@ pub(super) fn finish(ready: Ready<'_>) -> Result<(), Error> {
     let mut header = Header::new(&config, &text.vocabulary, &text.fingerprint, progress);
     header.scores =
         Scores { train: Some(train.into()), valid: valid.map(Into::into), test: Some(test.into()) };
-    folder.write_model(&Contents::model(header, &model.network).to_bytes())?;
+    folder.write_model(&Contents::model(header, &model.network))?;
     let summary = Summary {
         run: folder.path().display().to_string(),
         epochs: progress.epoch,
@@ -170,14 +171,16 @@ pub(super) fn style(show: &ShowArgs) -> Style {
     }
 }
 
-pub(super) fn adam_w(config: &Config) -> AdamW {
+pub(super) fn adam_w(config: &Config) -> TappedAdamW {
     let optimizer = &config.optimizer;
-    AdamW {
+    let adam_w = AdamW {
         beta_1: optimizer.beta_1 as f32,
         beta_2: optimizer.beta_2 as f32,
         epsilon: optimizer.epsilon as f32,
         weight_decay: optimizer.weight_decay as f32,
-    }
+        decay_vectors: optimizer.decay_vectors,
+    };
+    TappedAdamW { adam_w, tap: Tap::default() }
 }
 
 fn schedule(config: &Config, train: &ChunkLoader) -> Schedule {

@@ -53,6 +53,11 @@ pub struct ModelConfig {
     pub hidden: usize,
     pub layers: usize,
     pub dropout: f64,
+    pub dropout_input: f64,
+    pub dropout_output: f64,
+    pub dropout_embedding: f64,
+    pub locked: bool,
+    pub dropconnect: f64,
     pub tied: bool,
     pub initialization: Initialization,
 }
@@ -63,6 +68,7 @@ pub struct ModelConfig {
 pub struct OptimizerConfig {
     pub learning_rate: f64,
     pub weight_decay: f64,
+    pub decay_vectors: bool,
     pub beta_1: f64,
     pub beta_2: f64,
     pub epsilon: f64,
@@ -266,13 +272,19 @@ impl Config {
 
     /// The model for a vocabulary of `vocabulary` symbols.
     pub fn model(&self, vocabulary: usize) -> CharLstmConfig {
-        let ModelConfig { embedding, hidden, layers, dropout, tied, initialization } = self.model;
+        let ModelConfig { embedding, hidden, .. } = self.model;
+        let model = &self.model;
         CharLstmConfig::new(vocabulary, hidden)
             .with_d_embedding(Some(if embedding == 0 { hidden } else { embedding }))
-            .with_layers(layers)
-            .with_dropout(dropout)
-            .with_tied(tied)
-            .with_initialization(initialization)
+            .with_layers(model.layers)
+            .with_dropout(model.dropout)
+            .with_dropout_input(model.dropout_input)
+            .with_dropout_output(model.dropout_output)
+            .with_dropout_embedding(model.dropout_embedding)
+            .with_locked(model.locked)
+            .with_dropconnect(model.dropconnect)
+            .with_tied(model.tied)
+            .with_initialization(model.initialization)
     }
 
     /// Finds out whether all values make sense.
@@ -294,7 +306,15 @@ impl Config {
         expect("data.valid", data.valid, share, data.valid >= 0.0 && held_out)?;
         expect("model.hidden", model.hidden, at_least_1, model.hidden > 0)?;
         expect("model.layers", model.layers, at_least_1, model.layers > 0)?;
-        expect("model.dropout", model.dropout, unit, (0.0..1.0).contains(&model.dropout))?;
+        for (key, rate) in [
+            ("model.dropout", model.dropout),
+            ("model.dropout_input", model.dropout_input),
+            ("model.dropout_output", model.dropout_output),
+            ("model.dropout_embedding", model.dropout_embedding),
+            ("model.dropconnect", model.dropconnect),
+        ] {
+            expect(key, rate, unit, (0.0..1.0).contains(&rate))?;
+        }
         let as_wide = model.embedding == 0 || model.embedding == model.hidden;
         let tied = "false, or an embedding as wide as the hidden state";
         expect("model.tied", model.tied, tied, !model.tied || as_wide)?;

@@ -20,6 +20,8 @@ pub struct AdamW {
     pub epsilon: f32,
     /// λ.
     pub weight_decay: f32,
+    /// Whether vectors decay too, as in PyTorch, or only matrices.
+    pub decay_vectors: bool,
 }
 
 /// What AdamW has gathered of a parameter.
@@ -47,6 +49,21 @@ impl<const D: usize> Moments<D> {
     }
 }
 
+impl<const D: usize> AdamWState<D> {
+    /// The steps that the parameter has taken.
+    pub(super) fn time(&self) -> u64 {
+        self.time
+    }
+
+    /// The moments, read from their device.
+    pub(super) fn into_data(self) -> [TensorData; 2] {
+        match self.moments {
+            Moments::Waiting(moments) => moments,
+            Moments::Placed(moments) => moments.map(Tensor::into_data),
+        }
+    }
+}
+
 impl Optimizer for AdamW {
     type State<const D: usize> = AdamWState<D>;
 
@@ -57,7 +74,9 @@ impl Optimizer for AdamW {
         grad: Tensor<D>,
         state: Option<AdamWState<D>>,
     ) -> (Tensor<D>, Option<AdamWState<D>>) {
-        let Self { beta_1, beta_2, epsilon, weight_decay } = *self;
+        let Self { beta_1, beta_2, epsilon, .. } = *self;
+        let decays = D > 1 || self.decay_vectors;
+        let weight_decay = if decays { self.weight_decay } else { 0.0 };
         let (time, moments) = match state {
             Some(AdamWState { time, moments }) => (time, moments.on(&tensor.device())),
             None => (0, [tensor.zeros_like(), tensor.zeros_like()]),
@@ -77,11 +96,7 @@ impl Optimizer for AdamW {
 
 impl<const D: usize> RecordState for AdamWState<D> {
     fn state_flatten(&self, prefix: &str, out: &mut StateSink) {
-        let data = match &self.moments {
-            Moments::Waiting(moments) => moments.clone(),
-            Moments::Placed(moments) => moments.as_ref().clone().map(Tensor::into_data),
-        };
-        for (name, data) in MOMENTS.into_iter().zip(data) {
+        for (name, data) in MOMENTS.into_iter().zip(self.clone().into_data()) {
             out.push_tensor(prefix, name, data);
         }
         out.push_scalar(prefix, TIME, Scalar::from(self.time));

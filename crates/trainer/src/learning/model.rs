@@ -1,26 +1,18 @@
 //! The model as burn-train's learner sees it.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
 use burn::module::Module;
-use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
-use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{ExecutionError, Tensor};
 use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use poquelin_data::TokenBatch;
 use poquelin_model::{CharLstm, LstmState, Seed};
 
 use super::metrics::Reading;
-use super::optimizer_state::OptimizerState;
 
 /// A network with its loss.
 #[derive(Module, Debug)]
 pub struct LanguageModel {
     /// The network.
     pub network: CharLstm,
-    /// Where the optimizer's state goes when a checkpoint asks for it.
-    #[module(skip)]
-    pub tap: OptimizerTap,
 }
 
 /// One chunk, and the state in which the chunk before it left the network.
@@ -67,18 +59,6 @@ impl TrainStep for LanguageModel {
         let output = StepOutput::new(loss.detach(), state.detach());
         TrainOutput::new(self, gradients, output)
     }
-
-    fn optimize(
-        self,
-        optimizer: &mut ModuleOptimizer,
-        learning_rate: ModuleLearningRate,
-        gradients: GradientsParams,
-    ) -> Self {
-        let tap = self.tap.clone();
-        let model = optimizer.step(learning_rate, self, gradients);
-        tap.fill(optimizer);
-        model
-    }
 }
 
 impl InferenceStep for LanguageModel {
@@ -88,46 +68,5 @@ impl InferenceStep for LanguageModel {
     fn step(&self, Step { batch, state, .. }: Step) -> StepOutput {
         let (loss, state) = self.network.loss(batch.inputs, batch.targets, state, None);
         StepOutput::new(loss, state)
-    }
-}
-
-/// Gets the optimizer's state out of burn-train's learner, which keeps its optimizer to itself.
-#[derive(Clone, Debug, Default)]
-pub struct OptimizerTap {
-    slot: Arc<Mutex<Slot>>,
-}
-
-#[derive(Debug, Default)]
-enum Slot {
-    #[default]
-    Idle,
-    Asked,
-    Filled(Result<OptimizerState, String>),
-}
-
-impl OptimizerTap {
-    /// Asks for the state behind the next optimizer step.
-    pub fn ask(&self) {
-        *self.slot() = Slot::Asked;
-    }
-
-    /// The state, if it was asked for and a step was made since.
-    pub fn take(&self) -> Option<Result<OptimizerState, String>> {
-        match std::mem::take(&mut *self.slot()) {
-            Slot::Filled(state) => Some(state),
-            Slot::Idle | Slot::Asked => None,
-        }
-    }
-
-    fn fill(&self, optimizer: &ModuleOptimizer) {
-        let mut slot = self.slot();
-        if matches!(*slot, Slot::Asked) {
-            *slot = Slot::Filled(OptimizerState::of(optimizer));
-        }
-    }
-
-    fn slot(&self) -> std::sync::MutexGuard<'_, Slot> {
-        // The slot is replaced as a whole: no panic can leave it half written.
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,14 +4,16 @@
 //! fit. Here everything must be there and fit, or it is an error.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::optim::ModuleOptimizer;
-use burn::tensor::{Tensor, TensorData};
+use burn::optim::{LearningRate, ModuleOptimizer, Optimizer};
+use burn::tensor::{Device, Tensor, TensorData};
 use burn_pack::{Reader, Scalar, Writer};
 use poquelin_model::CharLstm;
 
-use super::adamw::{AdamW, MOMENTS, TIME};
+use super::adamw::{AdamW, AdamWState, MOMENTS, TIME};
 use crate::weights::{self, Tensors, WeightsError};
 
 const RANK: &str = "__rank";
@@ -71,7 +73,7 @@ impl OptimizerState {
     /// Where a parameter has no state, a state no parameter, or the two differ in shape or type.
     pub fn into_optimizer(
         mut self,
-        adam_w: AdamW,
+        adam_w: TappedAdamW,
         network: &CharLstm,
     ) -> Result<(ModuleOptimizer, Self), WeightsError> {
         let times = self.times.clone();
@@ -117,6 +119,113 @@ impl OptimizerState {
             true => Ok((optimizer, taken)),
             false => Err(refused("a part of it was not taken".to_owned())),
         }
+    }
+}
+
+/// AdamW, and where its state goes when a checkpoint asks for it: burn-train's learner keeps its
+/// optimizer to itself.
+#[derive(Clone, Debug)]
+pub struct TappedAdamW {
+    /// What computes.
+    pub adam_w: AdamW,
+    /// What listens.
+    pub tap: Tap,
+}
+
+impl Optimizer for TappedAdamW {
+    type State<const D: usize> = AdamWState<D>;
+
+    fn step<const D: usize>(
+        &self,
+        learning_rate: LearningRate,
+        tensor: Tensor<D>,
+        grad: Tensor<D>,
+        state: Option<AdamWState<D>>,
+    ) -> (Tensor<D>, Option<AdamWState<D>>) {
+        let (tensor, state) = self.adam_w.step(learning_rate, tensor, grad, state);
+        if let (Some(captured), Some(state)) = (&mut *self.tap.slot(), &state) {
+            captured.push(Captured::new(state.clone()));
+        }
+        (tensor, state)
+    }
+
+    fn to_device<const D: usize>(state: AdamWState<D>, device: &Device) -> AdamWState<D> {
+        AdamW::to_device(state, device)
+    }
+}
+
+/// The way out for an optimizer's state.
+#[derive(Clone, Debug, Default)]
+pub struct Tap {
+    /// There while it is asked for: the parameters' states in the order of the module.
+    slot: Arc<Mutex<Option<Vec<Captured>>>>,
+}
+
+impl Tap {
+    /// Asks for the state behind the next step.
+    pub fn ask(&self) {
+        *self.slot() = Some(Vec::new());
+    }
+
+    /// The state of the step made since, if it was asked for.
+    ///
+    /// # Errors
+    ///
+    /// Where the step was not one over all parameters of `network`.
+    pub fn take(&self, network: &CharLstm) -> Result<Option<CapturedState>, String> {
+        let Some(captured) = self.slot().take() else { return Ok(None) };
+        let mut parameters = Parameters::default();
+        network.visit(&mut parameters);
+        let paths: Vec<String> = parameters.found.into_iter().map(|(path, ..)| path).collect();
+        if captured.len() != paths.len() {
+            let (got, expected) = (captured.len(), paths.len());
+            return Err(format!("the optimizer moved {got} parameters of {expected}"));
+        }
+        Ok(Some(CapturedState { captured, paths }))
+    }
+
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Vec<Captured>>> {
+        // A list that a panic left half full is refused by its length.
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A state on its device. To hold it copies nothing; the next step leaves it as it is.
+#[derive(Debug)]
+pub struct CapturedState {
+    captured: Vec<Captured>,
+    paths: Vec<String>,
+}
+
+impl CapturedState {
+    /// Reads it.
+    pub fn read(self) -> OptimizerState {
+        let mut state = OptimizerState::default();
+        for (path, Captured { time, moments }) in self.paths.into_iter().zip(self.captured) {
+            for (name, data) in MOMENTS.into_iter().zip(moments()) {
+                state.moments.insert(format!("{name}.{path}"), data);
+            }
+            state.times.insert(path, time);
+        }
+        state
+    }
+}
+
+/// The state of a parameter.
+struct Captured {
+    time: u64,
+    moments: Box<dyn FnOnce() -> [TensorData; 2] + Send>,
+}
+
+impl Captured {
+    fn new<const D: usize>(state: AdamWState<D>) -> Self {
+        Self { time: state.time(), moments: Box::new(|| state.into_data()) }
+    }
+}
+
+impl fmt::Debug for Captured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Captured").field("time", &self.time).finish_non_exhaustive()
     }
 }
 

@@ -20,13 +20,12 @@ use poquelin_data::{ChunkLoader, Corpus, Vocabulary};
 use poquelin_model::{LstmState, Seed, devices};
 use serde_json::json;
 
-use self::keeping::Writing;
+use self::keeping::{KeptState, Writing};
 pub use self::keeping::{Restored, Standing};
 use self::telling::{Line, Unread};
-use super::adamw::AdamW;
 use super::clipping::{clip_factor, global_norm, scaled};
-use super::model::{LanguageModel, OptimizerTap, Step, StepOutput};
-use super::optimizer_state::OptimizerState;
+use super::model::{LanguageModel, Step, StepOutput};
+use super::optimizer_state::TappedAdamW;
 use super::schedule::Schedule;
 use crate::config::Config;
 use crate::error::Error;
@@ -61,10 +60,9 @@ pub struct Job {
     pub console: Arc<Console>,
     /// What may ask it to stop.
     pub signals: Signals,
-    /// The optimizer's state, when a checkpoint needs it.
-    pub tap: OptimizerTap,
-    /// The optimizer and the schedule, to begin with them anew at a checkpoint.
-    pub adam_w: AdamW,
+    /// The optimizer and the schedule, to begin with them anew at a checkpoint; the optimizer's tap
+    /// gives its state to one.
+    pub adam_w: TappedAdamW,
     /// See [`adam_w`](Self::adam_w).
     pub schedule: Schedule,
     /// The device to train on, with gradients.
@@ -190,7 +188,7 @@ struct Session {
     /// When the last checkpoint was written.
     saved: Instant,
     /// The optimizer's state behind the last step, when it was asked for.
-    optimizer: Option<OptimizerState>,
+    optimizer: Option<KeptState>,
     /// The checkpoint that is on its way to disk.
     writing: Writing,
     /// The model of the ledger's best epoch.
@@ -279,15 +277,14 @@ impl Session {
             let last = progress.is_completed();
             let due = self.saved.elapsed() >= every || self.asked_to_stop();
             if last || due {
-                self.job.tap.ask();
+                self.job.adam_w.tap.ask();
             }
             step.state = self.state.take();
             step.seed = self.seed.derive("dropout", self.progress.step);
             self.state = Some(self.train_step(step, epoch, progress)?);
-            if let Some(state) = self.job.tap.take() {
-                self.optimizer = Some(state.map_err(Error::Training)?);
-            }
             if last || due {
+                let captured = self.job.adam_w.tap.take(&self.learner.model().network);
+                self.optimizer = captured.map_err(Error::Training)?.map(KeptState::Captured);
                 // Nothing is kept of a step that is not known to be sound.
                 self.tell(None)?;
                 self.stop_if_asked()?;

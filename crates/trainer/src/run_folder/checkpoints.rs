@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::files::{replace, sync_folder};
+use super::files::{replace_with, sync_folder};
 use super::{BEST, CHECKPOINTS, DAMAGED, MODEL, RunFolder};
 use crate::error::Error;
 use crate::model_file::Contents;
@@ -51,17 +51,17 @@ impl RunFolder {
     /// # Errors
     ///
     /// Where the file system refuses.
-    pub fn write_model(&self, bytes: &[u8]) -> Result<(), Error> {
-        replace(&self.path.join(MODEL), bytes)
+    pub fn write_model(&self, contents: &Contents) -> Result<(), Error> {
+        write(&self.path.join(MODEL), contents)
     }
 
-    /// Writes the checkpoint of a step, then removes all but the newest `keep`.
+    /// Writes a checkpoint, then removes all but the newest `keep`.
     ///
     /// # Errors
     ///
     /// Where the file system refuses.
-    pub fn write_checkpoint(&self, step: u64, bytes: &[u8], keep: usize) -> Result<(), Error> {
-        replace(&self.checkpoint(step), bytes)?;
+    pub fn write_checkpoint(&self, contents: &Contents, keep: usize) -> Result<(), Error> {
+        write(&self.checkpoint(contents.header.progress.step), contents)?;
         let steps = self.checkpoints()?;
         for path in &steps[..steps.len().saturating_sub(keep)] {
             fs::remove_file(path).map_err(|source| Error::Write { path: path.clone(), source })?;
@@ -79,8 +79,8 @@ impl RunFolder {
     /// # Errors
     ///
     /// Where the file system refuses.
-    pub fn write_best(&self, bytes: &[u8]) -> Result<(), Error> {
-        replace(&self.path.join(CHECKPOINTS).join(BEST), bytes)
+    pub fn write_best(&self, contents: &Contents) -> Result<(), Error> {
+        write(&self.path.join(CHECKPOINTS).join(BEST), contents)
     }
 
     /// The best checkpoint, if there is one.
@@ -141,6 +141,10 @@ impl RunFolder {
         paths.sort_by_key(|path| (path.as_os_str().len(), path.clone()));
         Ok(paths)
     }
+}
+
+fn write(path: &Path, contents: &Contents) -> Result<(), Error> {
+    replace_with(path, |file| contents.write_to(file))
 }
 
 fn read(path: &Path) -> Result<Contents, Error> {

@@ -9,12 +9,20 @@ use crate::error::Error;
 
 /// Replaces a file as a whole: whoever looks sees the old one or the new one, also after a crash.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    replace_with(path, |file| file.write_all(bytes))
+}
+
+/// As [`replace`], with what `write` writes.
+pub(super) fn replace_with(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> Result<(), Error> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(UNFINISHED);
     let unfinished = path.with_file_name(name);
     let written = File::create(&unfinished)
         .and_then(|mut file| {
-            file.write_all(bytes)?;
+            write(&mut file)?;
             file.sync_all()
         })
         .and_then(|()| fs::rename(&unfinished, path))

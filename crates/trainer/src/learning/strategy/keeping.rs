@@ -1,10 +1,10 @@
 //! How a run is kept: checkpoints, the best model, and the way back to them.
 //!
-//! What a checkpoint holds is read from the device between two steps. Another thread gives it its
-//! form, its checksum and its place on disk while training goes on.
+//! Between two steps a checkpoint takes hold of all that it needs, which copies nothing. Another
+//! thread gives it its form, its checksum and its place on disk while training goes on.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -18,8 +18,7 @@ use serde_json::json;
 use super::{LanguageModel, Session};
 use crate::config::OnFailure;
 use crate::error::Error;
-use crate::learning::adamw::AdamW;
-use crate::learning::optimizer_state::OptimizerState;
+use crate::learning::optimizer_state::{CapturedState, OptimizerState, TappedAdamW};
 use crate::ledger::{Best, Ledger, Progress};
 use crate::model_file::{Contents, Header, Scores};
 use crate::scores::Score;
@@ -59,7 +58,7 @@ impl Restored {
     pub fn new(
         path: &Path,
         mut contents: Contents,
-        adam_w: AdamW,
+        adam_w: TappedAdamW,
         device: &Device,
     ) -> Result<Self, Error> {
         let misfit = |source| Error::Weights { path: path.to_owned(), source };
@@ -80,6 +79,25 @@ impl Restored {
     }
 }
 
+/// The optimizer's state, as a checkpoint gets it.
+pub(super) enum KeptState {
+    /// Still on its device.
+    Captured(CapturedState),
+    /// As it was read from a file.
+    Read(OptimizerState),
+}
+
+impl KeptState {
+    fn read(self) -> OptimizerState {
+        match self {
+            Self::Captured(state) => state.read(),
+            Self::Read(state) => state,
+        }
+    }
+}
+
+/// What is to be written, read from the device when somebody first looks.
+type Lazy = LazyLock<Contents, Box<dyn FnOnce() -> Contents + Send>>;
 type Work = Arc<dyn Fn() -> Result<(), Error> + Send + Sync>;
 
 /// A write that is under way, and what it writes for as long as that is not on disk.
@@ -141,25 +159,29 @@ impl Session {
         let began = Instant::now();
         self.settle()?;
         self.count_time();
-        let network = self.learner.model().network;
-        let optimizer = self.optimizer.take().unwrap_or_default();
-        let checkpoint = Contents::checkpoint(
-            self.header(self.progress),
-            &network,
-            (self.job.machine.clone(), self.ledger.clone()),
-            optimizer,
-            self.state.clone(),
-        );
+        let (network, optimizer) = (self.learner.model().valid().network, self.optimizer.take());
+        let (header, recurrent) = (self.header(self.progress), self.state.clone());
+        let sums = (self.job.machine.clone(), self.ledger.clone());
+        let checkpoint = Lazy::new(Box::new(move || {
+            // There is none before the first step.
+            let optimizer = optimizer.map(KeptState::read).unwrap_or_default();
+            Contents::checkpoint(header, &network, sums, optimizer, recurrent)
+        }));
         let best = if self.best_unsaved { self.best_contents() } else { None };
+        if self.reads_later {
+            // A GPU is read from the thread that gives it its work.
+            LazyLock::force(&checkpoint);
+            best.as_ref().map(LazyLock::force);
+        }
         self.best_unsaved = false;
         let (run, keep) = (self.job.run.clone(), self.job.config.checkpoint.keep);
         let step = self.progress.step;
         self.writing.start(Arc::new(move || {
             let began = Instant::now();
             if let Some(best) = &best {
-                run.write_best(&best.to_bytes())?;
+                run.write_best(best)?;
             }
-            run.write_checkpoint(step, &checkpoint.to_bytes(), keep)?;
+            run.write_checkpoint(&checkpoint, keep)?;
             tracing::debug!(step, seconds = began.elapsed().as_secs_f64(), "checkpoint written");
             Ok(())
         }));
@@ -168,11 +190,11 @@ impl Session {
         Ok(())
     }
 
-    fn best_contents(&self) -> Option<Contents> {
-        let (best, model) = (self.ledger.best?, self.best.as_ref()?);
+    fn best_contents(&self) -> Option<Lazy> {
+        let (best, model) = (self.ledger.best?, self.best.clone()?);
         let mut header = self.header(Progress { epoch: best.epoch, ..self.progress });
         header.scores = Scores { valid: Some(best.valid), ..Scores::default() };
-        Some(Contents::model(header, &model.network))
+        Some(Lazy::new(Box::new(move || Contents::model(header, &model.network))))
     }
 
     fn header(&self, progress: Progress) -> Header {
@@ -266,7 +288,8 @@ impl Session {
             return Err(Error::NotARun { path: self.job.run.path().to_owned(), reason });
         };
         let device = self.job.device.clone();
-        let restored = Restored::new(&newest.path, newest.contents, self.job.adam_w, &device)?;
+        let restored =
+            Restored::new(&newest.path, newest.contents, self.job.adam_w.clone(), &device)?;
         self.count_time();
         let before = std::mem::take(&mut self.ledger);
         let mut standing = restored.standing;
@@ -280,7 +303,7 @@ impl Session {
         };
         self.job.run.set_metrics(&standing.ledger.metrics)?;
         self.learner = Learner::new(
-            LanguageModel { network: restored.network, tap: self.job.tap.clone() },
+            LanguageModel { network: restored.network },
             restored.optimizer,
             self.job.schedule.at(standing.progress.step, standing.ledger.rate_factor),
         );
@@ -300,7 +323,8 @@ impl Session {
     pub(super) fn adopt(&mut self, standing: Standing) {
         let Standing { progress, ledger, recurrent, optimizer_state, best } = standing;
         (self.progress, self.ledger, self.state) = (progress, ledger, recurrent);
-        (self.optimizer, self.best, self.best_unsaved) = (optimizer_state, best, false);
+        self.optimizer = optimizer_state.map(KeptState::Read);
+        (self.best, self.best_unsaved) = (best, false);
         (self.unread, self.spoilt) = (None, None);
     }
 
