@@ -116,6 +116,30 @@ fn evaluation_agrees_with_training_and_with_itself() {
 }
 
 #[test]
+fn a_model_can_learn_from_what_it_is_scored_on() {
+    let folder = tiny();
+    folder.ok(&TRAIN);
+    let evaluate = |more: &[&str]| {
+        let done = folder.ok(&with(&["evaluate", "tiny", "--device", CPU, "--json"], more));
+        last_json(&done.stdout)
+    };
+    let nats = |value: &Value| value["nats_per_char"].as_f64().unwrap();
+    let fixed = evaluate(&[]);
+    let dynamic = evaluate(&["--dynamic"]);
+    assert_eq!(dynamic["dynamic"], true);
+    assert_eq!(dynamic["chars"], fixed["chars"], "every character but the first, once");
+    assert!(nats(&dynamic) < nats(&fixed), "{dynamic} {fixed}");
+    // A model that does not move scores as it does without.
+    let still = evaluate(&["--dynamic", "--set", "dynamic.rate=0", "--set", "dynamic.decay=0"]);
+    assert!((nats(&still) - nats(&fixed)).abs() < 1e-5, "{still} {fixed}");
+    // Nothing is learnt ahead of its score: pieces as long as the text change nothing.
+    let whole = evaluate(&["--dynamic", "--set", "dynamic.characters=100000"]);
+    assert!((nats(&whole) - nats(&fixed)).abs() < 1e-5, "{whole} {fixed}");
+    let refused = folder.run(&["evaluate", "tiny", "--set", "dynamic.rate=0", "--device", CPU]);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+}
+
+#[test]
 fn a_stored_configuration_trains_again() {
     let folder = tiny();
     folder.ok(&TRAIN);

@@ -50,6 +50,28 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg(any(feature = "ndarray", feature = "flex"))]
+    fn a_locked_mask_is_the_same_at_every_step_and_rows_go_whole() {
+        #[cfg(feature = "ndarray")]
+        let device = crate::devices::ndarray();
+        #[cfg(not(feature = "ndarray"))]
+        let device = crate::devices::flex();
+        let ones = Tensor::<3>::ones([5, 4, 30], &device);
+        let values = |tensor: Tensor<3>| tensor.into_data().try_into_vec::<f32>().expect("f32");
+        let locked = values(dropout_sequence(ones.clone(), 0.5, true, Seed::new(1)));
+        assert!(locked.chunks(120).all(|step| *step == locked[..120]));
+        assert!(locked[..30] != locked[30..60], "every lane has its own");
+        let free = values(dropout_sequence(ones, 0.5, false, Seed::new(1)));
+        assert!(free.chunks(120).any(|step| *step != free[..120]));
+
+        let table = Tensor::<2>::ones([40, 6], &device);
+        let rows = dropout_rows(table, 0.5, Seed::new(1)).into_data();
+        let rows = rows.try_into_vec::<f32>().expect("f32");
+        assert!(rows.chunks(6).all(|row| row.iter().all(|value| *value == row[0])));
+        assert!(rows.contains(&0.0) && rows.contains(&2.0));
+    }
+
+    #[test]
     fn a_mask_keeps_its_share_and_the_expectation() {
         let mask = mask(100_000, 0.3, Seed::new(1));
         let dropped = mask.iter().filter(|&&value| value == 0.0).count() as f64 / 1e5;

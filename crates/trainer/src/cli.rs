@@ -172,6 +172,14 @@ pub struct EvaluateArgs {
     /// Another text, or where the run's own is now. A part of it is cut as the run's was.
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
+    /// Let the model learn from the text as it reads, each character being scored before it is learnt
+    /// from, as the run's [dynamic] says. The run's own text must be there: the training part tells how
+    /// far each weight moves.
+    #[arg(long)]
+    pub dynamic: bool,
+    /// Set one key of [dynamic], as in --set dynamic.rate=0.0003; may be repeated.
+    #[arg(long = "set", value_name = "DYNAMIC.KEY=VALUE", requires = "dynamic")]
+    pub assignments: Vec<String>,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
     /// Print the result as one line of JSON.

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod device;
+pub mod dynamic;
 pub mod error;
 pub mod evaluation;
 pub mod learning;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{print, print_json};
 use crate::cli::{EvaluateArgs, Part};
 use crate::config::Config;
+use crate::dynamic::{self, Pieces};
 use crate::error::Error;
 use crate::evaluation::Evaluation;
 use crate::learning::model::LanguageModel;
@@ -22,6 +23,8 @@ use crate::threads;
 #[derive(Serialize)]
 struct Evaluated {
     split: &'static str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dynamic: bool,
     chars: u64,
     nats_per_char: f64,
     bits_per_char: f64,
@@ -40,31 +43,47 @@ pub fn run(args: &EvaluateArgs) -> Result<(), Error> {
 
 fn evaluate(args: &EvaluateArgs, path: &Path, mut contents: Contents) -> Result<(), Error> {
     let device = args.device.choice()?.open()?;
+    let device = if args.dynamic { device.autodiff() } else { device };
     let network = contents.network(path, &device)?;
     let Header { config, vocabulary, corpus: expected, .. } = &contents.header;
+    let settings = config.with(&args.assignments)?.dynamic;
 
-    let source = match &args.text {
-        Some(path) => TextSource::File(path.clone()),
-        None => TextSource::new(&text_of_run(&args.run).unwrap_or(config.data.text.clone())),
-    };
-    let corpus = source.read(&config.data, Some(vocabulary))?;
+    let own = TextSource::new(&text_of_run(&args.run).unwrap_or(config.data.text.clone()));
+    let source = args.text.as_ref().map_or(own.clone(), |path| TextSource::File(path.clone()));
+    let corpus = Arc::new(source.read(&config.data, Some(vocabulary))?);
     let difference = Fingerprint::of(&corpus).difference(expected);
     let part = match (args.split, &difference) {
         (Some(part), _) => part,
         (None, None) => Part::Test,
         (None, Some(_)) => Part::All,
     };
-    // Asked for by its name, another text is another text; found in the run's place, it is not
-    // what the run's figures are about.
-    if let Some(difference) = difference
-        && args.text.is_none()
-    {
-        return Err(Error::CorpusChanged { name: source.name(), difference });
-    }
+    let changed = |name: String, difference| Error::CorpusChanged { name, difference };
+    let training = match difference {
+        None => corpus.clone(),
+        // Asked for by its name, another text is another text; found in the run's place, it is not
+        // what the run's figures are about.
+        Some(difference) if args.text.is_none() => {
+            return Err(changed(source.name(), difference));
+        }
+        Some(_) if args.dynamic => {
+            let training = Arc::new(own.read(&config.data, Some(vocabulary))?);
+            match Fingerprint::of(&training).difference(expected) {
+                Some(difference) => return Err(changed(own.name(), difference)),
+                None => training,
+            }
+        }
+        Some(_) => corpus.clone(),
+    };
     let range = range(part, config, corpus.len())?;
-    let evaluation = Evaluation::new(part.name(), Arc::new(corpus), range, &device)?;
-    let model = LanguageModel { network };
-    let score = evaluation.run(&model, |_, _| true)?;
+    let score = if args.dynamic {
+        let train = Splits::cut(training.len(), config.data.test, config.data.valid).train;
+        let training = Pieces::of_training(training, train, settings, &device)?;
+        let text = Pieces::new(part.name(), corpus, range, settings, &device)?;
+        dynamic::evaluate(&network, &training, &text, settings)?
+    } else {
+        let evaluation = Evaluation::new(part.name(), corpus, range, &device)?;
+        evaluation.run(&LanguageModel { network }, |_, _| true)?
+    };
     report(args, part, score)
 }
 
@@ -89,10 +108,19 @@ fn report(args: &EvaluateArgs, part: Part, score: Score) -> Result<(), Error> {
     let Score { nats_per_char, bits_per_char, perplexity, chars } = score;
     let split = part.name();
     if args.json {
-        return print_json(&Evaluated { split, chars, nats_per_char, bits_per_char, perplexity });
+        let dynamic = args.dynamic;
+        return print_json(&Evaluated {
+            split,
+            dynamic,
+            chars,
+            nats_per_char,
+            bits_per_char,
+            perplexity,
+        });
     }
+    let how = if args.dynamic { ", learning as it reads" } else { "" };
     print(&format!(
-        "{split}: {nats_per_char:.4} nats/char, {bits_per_char:.4} bits/char, perplexity \
+        "{split}{how}: {nats_per_char:.4} nats/char, {bits_per_char:.4} bits/char, perplexity \
          {perplexity:.3}, over {} characters",
         thousands(chars)
     ))

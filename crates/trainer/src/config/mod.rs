@@ -29,6 +29,7 @@ pub struct Config {
     pub train: TrainConfig,
     pub checkpoint: CheckpointConfig,
     pub sample: SampleConfig,
+    pub dynamic: DynamicConfig,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -144,6 +145,15 @@ pub struct SampleConfig {
     pub prompt: String,
     pub length: usize,
     pub temperature: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "configs/quickstart.toml documents every key")]
+pub struct DynamicConfig {
+    pub characters: usize,
+    pub rate: f64,
+    pub decay: f64,
 }
 
 /// A configuration that cannot be used.
@@ -293,7 +303,7 @@ impl Config {
     ///
     /// The first that does not.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let Self { data, model, optimizer, schedule, train, checkpoint, sample } = self;
+        let Self { data, model, optimizer, schedule, train, checkpoint, sample, dynamic } = self;
         let at_least_1 = "a whole number of at least 1";
         let non_negative = "a number of at least 0";
         let share = "a share of at least 0, with data.test and data.valid below 1 together";
@@ -304,6 +314,8 @@ impl Config {
         let some = "a share above 0, with data.test and data.valid below 1 together";
         expect("data.test", data.test, some, data.test > 0.0 && held_out)?;
         expect("data.valid", data.valid, share, data.valid >= 0.0 && held_out)?;
+        let characters = dynamic.characters;
+        expect("dynamic.characters", characters, at_least_1, characters > 0)?;
         expect("model.hidden", model.hidden, at_least_1, model.hidden > 0)?;
         expect("model.layers", model.layers, at_least_1, model.layers > 0)?;
         for (key, rate) in [
@@ -327,6 +339,8 @@ impl Config {
             ("optimizer.clip", optimizer.clip),
             ("checkpoint.every_seconds", checkpoint.every_seconds),
             ("sample.temperature", sample.temperature),
+            ("dynamic.rate", dynamic.rate),
+            ("dynamic.decay", dynamic.decay),
         ] {
             expect(key, value, non_negative, value >= 0.0 && value.is_finite())?;
         }

@@ -5,6 +5,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use burn_pack::Scalar;
 use poquelin_model::AdamWStep;
 
+use crate::weights;
+
 /// The fields of a parameter's state in Burn's record.
 pub(super) const MOMENTS: [&str; 2] = ["moment_1", "moment_2"];
 pub(super) const TIME: &str = "time";
@@ -59,7 +61,7 @@ impl<const D: usize> AdamWState<D> {
     pub(super) fn into_data(self) -> [TensorData; 2] {
         match self.moments {
             Moments::Waiting(moments) => moments,
-            Moments::Placed(moments) => moments.map(Tensor::into_data),
+            Moments::Placed(moments) => moments.map(weights::read),
         }
     }
 }
