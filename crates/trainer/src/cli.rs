@@ -173,11 +173,11 @@ pub struct EvaluateArgs {
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
     /// Let the model learn from the text as it reads, each character being scored before it is learnt
-    /// from, as the run's [dynamic] says. The run's own text must be there: the training part tells how
-    /// far each weight moves.
+    /// from, as the run's section "dynamic" says. The run's own text must be there: the training part
+    /// tells how far each weight moves.
     #[arg(long)]
     pub dynamic: bool,
-    /// Set one key of [dynamic], as in --set dynamic.rate=0.0003; may be repeated.
+    /// Set one key of the section "dynamic", as in --set dynamic.rate=0.0003; may be repeated.
     #[arg(long = "set", value_name = "DYNAMIC.KEY=VALUE", requires = "dynamic")]
     pub assignments: Vec<String>,
     #[command(flatten)]
