@@ -345,6 +345,9 @@ fn two_processes_do_not_write_one_run() {
     let refused = folder.run(&with(&TRAIN, &["--force"]));
     assert_eq!(refused.code, 2, "{}", refused.stderr);
     assert!(refused.stderr.contains("another process is training in runs/tiny"));
+    let refused = folder.run(&["resume", "tiny"]);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(refused.stderr.contains("another process is training in runs/tiny"));
     assert!(child.try_wait().unwrap().is_none(), "the first goes on");
     // Reading is no writing.
     let arguments = ["generate", "tiny", "--device", CPU, "--prompt", "m", "--length", "5"];

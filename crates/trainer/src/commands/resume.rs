@@ -5,11 +5,11 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn::tensor::Device;
-use poquelin_model::Seed;
 
 use super::print_json;
 use super::training::{
-    Parts, Ready, Summary, Text, adam_w, check_terminal, finish, machine, style,
+    Parts, Ready, Summary, Text, adam_w, check_terminal, finish, fresh_network, machine, style,
+    with_flags,
 };
 use crate::cli::ResumeArgs;
 use crate::config::{Changes, Config};
@@ -104,8 +104,7 @@ fn resume(args: &ResumeArgs, beginning: Beginning) -> Result<(), Error> {
             (network, optimizer, standing)
         }
         None => {
-            let seed = Seed::new(config.train.seed).derive("weights", 0);
-            let network = config.model(text.vocabulary.len()).init(seed, &gradient_device);
+            let network = fresh_network(&config, &text.vocabulary, &gradient_device);
             (network, ModuleOptimizer::from(adam_w.clone()), Standing::default())
         }
     };
@@ -153,7 +152,7 @@ fn resume(args: &ResumeArgs, beginning: Beginning) -> Result<(), Error> {
 /// The configuration to go on with: the run's own, or the one given, and what is set.
 fn wanted(args: &ResumeArgs, folder: &RunFolder, header: Option<&Header>) -> Result<Config, Error> {
     let assignments = &args.config.assignments;
-    let mut config = match &args.config.config {
+    let config = match &args.config.config {
         Some(path) => Config::load(Some(path), assignments)?,
         None => {
             let own = folder.config()?.or_else(|| header.map(|header| header.config.clone()));
@@ -164,14 +163,7 @@ fn wanted(args: &ResumeArgs, folder: &RunFolder, header: Option<&Header>) -> Res
             own.ok_or_else(missing)?.with(assignments)?
         }
     };
-    if let Some(path) = &args.text {
-        config.data.text = path.to_string_lossy().into_owned();
-    }
-    if let Some(epochs) = args.epochs {
-        config.train.epochs = epochs;
-        config.check()?;
-    }
-    Ok(config)
+    with_flags(config, args.text.as_deref(), args.epochs)
 }
 
 /// What changes, and may.

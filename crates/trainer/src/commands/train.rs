@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::optim::ModuleOptimizer;
-use poquelin_model::Seed;
 
 use super::resume;
-use super::training::{Parts, Ready, Text, adam_w, check_terminal, finish, style};
+use super::training::{
+    Parts, Ready, Text, adam_w, check_terminal, finish, fresh_network, style, with_flags,
+};
 use crate::cli::{ResumeArgs, TrainArgs};
 use crate::config::Config;
 use crate::error::Error;
@@ -54,10 +55,8 @@ fn train(
     let parts = Parts::new(&config, &text.corpus, &device)?;
     config.data.text = source.lasting_name();
 
-    let seed = Seed::new(config.train.seed);
     let gradient_device = device.autodiff();
-    let model = config.model(text.vocabulary.len());
-    let network = model.init(seed.derive("weights", 0), &gradient_device);
+    let network = fresh_network(&config, &text.vocabulary, &gradient_device);
     if let Some(signal) = signals.received() {
         return Err(Error::InterruptedEarly(signal));
     }
@@ -92,15 +91,8 @@ fn train(
 }
 
 fn load_config(args: &TrainArgs) -> Result<Config, Error> {
-    let mut config = Config::load(args.config.config.as_deref(), &args.config.assignments)?;
-    if let Some(path) = &args.text {
-        config.data.text = path.to_string_lossy().into_owned();
-    }
-    if let Some(epochs) = args.epochs {
-        config.train.epochs = epochs;
-        config.check()?;
-    }
-    Ok(config)
+    let config = Config::load(args.config.config.as_deref(), &args.config.assignments)?;
+    with_flags(config, args.text.as_deref(), args.epochs)
 }
 
 /// The folder of the run: by its name, or by that of its configuration.

@@ -1,6 +1,7 @@
 //! What `train` and `resume` share: from a run that is ready to its last line.
 
 use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -147,6 +148,28 @@ pub(super) fn finish(ready: Ready<'_>) -> Result<(), Error> {
     let sample = write_sample(&model.network, &text.vocabulary, prompt, LAST_SAMPLE, sampling);
     report(device, &summary, &text.vocabulary, &sample)?;
     if show.json { print_json(&summary) } else { Ok(()) }
+}
+
+/// A network with the weights that its run begins with.
+pub(super) fn fresh_network(config: &Config, vocabulary: &Vocabulary, device: &Device) -> CharLstm {
+    let seed = Seed::new(config.train.seed).derive("weights", 0);
+    config.model(vocabulary.len()).init(seed, device)
+}
+
+/// A configuration with what flags of their own set.
+pub(super) fn with_flags(
+    mut config: Config,
+    text: Option<&Path>,
+    epochs: Option<usize>,
+) -> Result<Config, Error> {
+    if let Some(path) = text {
+        config.data.text = path.to_string_lossy().into_owned();
+    }
+    if let Some(epochs) = epochs {
+        config.train.epochs = epochs;
+    }
+    config.check()?;
+    Ok(config)
 }
 
 /// What a device computes with now.

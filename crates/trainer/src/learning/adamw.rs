@@ -43,10 +43,11 @@ enum Moments<const D: usize> {
 }
 
 impl<const D: usize> Moments<D> {
-    fn on(self, device: &Device) -> [Tensor<D>; 2] {
+    /// The moments where they are, or else on `device`.
+    fn placed(self, device: &Device) -> Box<[Tensor<D>; 2]> {
         match self {
-            Self::Waiting(moments) => moments.map(|data| Tensor::from_data(data, device)),
-            Self::Placed(moments) => moments.map(|tensor| tensor.to_device(device)),
+            Self::Waiting(moments) => Box::new(moments.map(|data| Tensor::from_data(data, device))),
+            Self::Placed(moments) => moments,
         }
     }
 }
@@ -80,7 +81,7 @@ impl Optimizer for AdamW {
         let decays = D > 1 || self.decay_vectors;
         let weight_decay = if decays { self.weight_decay } else { 0.0 };
         let (time, moments) = match state {
-            Some(AdamWState { time, moments }) => (time, moments.on(&tensor.device())),
+            Some(AdamWState { time, moments }) => (time, *moments.placed(&tensor.device())),
             None => (0, [tensor.zeros_like(), tensor.zeros_like()]),
         };
         let time = time + 1;
@@ -91,8 +92,8 @@ impl Optimizer for AdamW {
     }
 
     fn to_device<const D: usize>(state: AdamWState<D>, device: &Device) -> AdamWState<D> {
-        let moments = Moments::Placed(Box::new(state.moments.on(device)));
-        AdamWState { moments, ..state }
+        let moments = state.moments.placed(device).map(|tensor| tensor.to_device(device));
+        AdamWState { moments: Moments::Placed(Box::new(moments)), ..state }
     }
 }
 
