@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
@@ -123,4 +124,33 @@ fn burns_own_loader_can_serve_the_windows_too() {
         .build(windows);
     let batches: Vec<TokenBatch> = loader.iter().map(Result::unwrap).collect();
     assert_eq!(places(&batches), (0..chunks).map(|chunk| (6, chunk)).collect::<Vec<_>>());
+}
+
+#[test]
+fn varied_chunks_follow_one_another_and_stay_within_their_bounds() {
+    let corpus = corpus(2_600);
+    let loader = |seed| {
+        ChunkLoader::training(corpus.clone(), 7..2_500, 3, 20, seed, &device()).unwrap().varied()
+    };
+    let mut lengths = BTreeSet::new();
+    for epoch in 0..20 {
+        let layout = loader(1).layout(epoch);
+        assert_eq!(layout, loader(1).layout(epoch), "it follows from the seed and the epoch");
+        assert_ne!(layout, loader(2).layout(epoch));
+        assert_ne!(layout, loader(1).layout(epoch + 1));
+        for lane in 0..3 {
+            let chunks: Vec<_> = (0..layout.chunks()).map(|k| layout.inputs(k, lane)).collect();
+            assert!(chunks.windows(2).all(|pair| pair[0].end == pair[1].start));
+            assert!(chunks.iter().all(|chunk| (10..=30).contains(&chunk.len())));
+            lengths.extend(chunks.iter().map(|chunk| chunk.len()));
+            // Less than the shortest chunk is left out.
+            let end = chunks.last().unwrap().end;
+            let next = if lane < 2 { layout.inputs(0, lane + 1).start } else { 2_499 };
+            assert!((0..10 + 2).contains(&(next - end)), "{end} to {next}");
+        }
+    }
+    assert_eq!(lengths.len(), 21, "every length is drawn: {lengths:?}");
+    // The shortest text that is long enough is one chunk.
+    let shortest = ChunkLoader::training(corpus, 0..102, 1, 51, 1, &device()).unwrap().varied();
+    assert!((0..50).all(|epoch| shortest.chunks(epoch) >= 1));
 }

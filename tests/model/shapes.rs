@@ -1,5 +1,5 @@
 use burn::tensor::{Device, Tensor};
-use poquelin_model::{CharLstmConfig, Lstm, LstmConfig, LstmState, Seed};
+use poquelin_model::{Lstm, LstmConfig, LstmState, Seed};
 
 use crate::support::devices;
 
@@ -43,11 +43,4 @@ fn a_dropout_that_leaves_nothing() {
 #[should_panic(expected = "each named once, got [0, 0]")]
 fn an_order_that_is_none() {
     LstmState::zeros(1, 2, 3, &device()).reorder(&[0, 0]);
-}
-
-#[test]
-#[should_panic(expected = "tied weights need an embedding as wide as the hidden state")]
-fn tied_weights_of_two_widths() {
-    let config = CharLstmConfig::new(7, 5).with_d_embedding(Some(4)).with_tied(true);
-    config.init(Seed::new(0), &device());
 }

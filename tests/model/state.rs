@@ -1,5 +1,5 @@
 use burn::tensor::{Int, Tensor, TensorData};
-use poquelin_model::{CellState, CharLstmConfig, LstmConfig, LstmState, Seed};
+use poquelin_model::{CellState, CharLstmConfig, Decoder, LstmConfig, LstmState, Seed};
 
 use crate::support::{cosines, devices, relative_error, tensor, values};
 
@@ -130,4 +130,22 @@ fn tied_weights_score_with_the_embedding() {
     let expected = h.matmul(embedding.transpose()) + model.head_bias.val().unsqueeze();
     let got = values(logits.narrow(1, 2, 1));
     assert!(relative_error(&got, &values(expected)) < 1e-6);
+}
+
+#[test]
+fn tied_weights_of_two_widths_score_behind_a_projection() {
+    let (_, device) = devices().remove(0);
+    let config = CharLstmConfig::new(7, 5).with_d_embedding(Some(3)).with_tied(true);
+    let model = config.init(Seed::new(6), &device);
+    let projection = model.projection.as_ref().expect("E is not H").val();
+    let tokens = Tensor::<2, Int>::from_data(TensorData::new(vec![1i32, 2, 3], [1, 3]), &device);
+    let (logits, state) = model.forward(tokens, None);
+    let read = state.h().reshape([1, 5]).matmul(projection);
+    let expected =
+        values(read.matmul(model.embedding.val().transpose()) + model.head_bias.val().unsqueeze());
+    assert!(relative_error(&values(logits.narrow(1, 2, 1)), &expected) < 1e-6);
+    // One step at a time too.
+    let mut decoder = Decoder::new(&model, 1);
+    let [_, _, last] = [1, 2, 3].map(|token| decoder.step(&[token]).to_vec());
+    assert!(relative_error(&last, &expected) < 1e-5);
 }

@@ -63,7 +63,14 @@ fn configurations() {
     set(&folder, "data.units=word", &["data.units", "word"]);
     set(&folder, "model.hidden=0", &["model.hidden"]);
     set(&folder, "model.dropout=1", &["model.dropout: expected a probability"]);
-    set(&folder, "model.tied=true", &["model.tied"]);
+    refused(
+        &folder,
+        &with(&TRAIN, &["--set", "average.kind=triggered", "--set", "data.valid=0"]),
+        2,
+        &["average.kind", "data.valid is 0"],
+    );
+    set(&folder, "average.decay=1", &["average.decay: expected a probability"]);
+    set(&folder, "model.activation=-1", &["model.activation: expected a number of at least 0"]);
     set(
         &folder,
         "optimizer.learning_rate=0",

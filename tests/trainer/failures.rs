@@ -237,7 +237,7 @@ const ROWS: &[Row] = &[
         message: "its format is \"poquelin-9\"",
         code: 2,
         after: After::Untouched,
-        prepare: |folder| all(folder, |bytes| with_words(bytes, "poquelin-2", "poquelin-9")),
+        prepare: |folder| all(folder, |bytes| with_words(bytes, "poquelin-3", "poquelin-9")),
         call: |folder| more(folder, &[]),
     },
     Row {

@@ -8,8 +8,9 @@ use serde_json::Value;
 use crate::essence::{assert_same, checkpoints};
 use crate::program::{CPU, Folder, TRAIN, text, tiny, with};
 
-/// A run of a few seconds that is saved all the time: two layers, dropout, validation, a schedule.
-const LONG: [&str; 17] = [
+/// A run of a few seconds that is saved all the time: two layers, every regulariser, chunks of random
+/// lengths, validation, an average that waits for it, a schedule.
+const LONG: [&str; 35] = [
     "train",
     "--config",
     "tiny.toml",
@@ -21,6 +22,24 @@ const LONG: [&str; 17] = [
     "data.sequence=8",
     "--set",
     "model.hidden=24",
+    "--set",
+    "model.tied=true",
+    "--set",
+    "model.dropconnect=0.2",
+    "--set",
+    "model.dropout_embedding=0.1",
+    "--set",
+    "model.activation=0.1",
+    "--set",
+    "model.temporal_activation=0.1",
+    "--set",
+    "model.label_smoothing=0.05",
+    "--set",
+    "data.vary_sequence=true",
+    "--set",
+    "average.kind=triggered",
+    "--set",
+    "average.patience=2",
     "--set",
     "train.patience=30",
     "--set",
@@ -73,7 +92,8 @@ fn next<'a>(folder: &Folder, run: &'a str) -> Vec<&'a str> {
 #[test]
 fn killed_at_any_moment_it_becomes_the_run_it_would_have_been() {
     let folder = long();
-    folder.ok(&with(&LONG, &["--run", "whole"]));
+    let whole = folder.ok(&with(&LONG, &["--run", "whole"]));
+    assert!(whole.stderr.contains("on the weights are averaged"), "{}", whole.stderr);
     let (mut moments, kills) = (Moments::new(), kills());
     let (mut done, mut runs) = (0, 0);
     while done < kills {
@@ -103,13 +123,14 @@ fn killed_at_any_moment_it_becomes_the_run_it_would_have_been() {
 #[cfg(unix)]
 fn asked_to_stop_at_any_moment_it_saves_the_step_in_flight() {
     let folder = long();
-    folder.ok(&with(&LONG, &["--run", "whole"]));
+    let exponential = with(&LONG, &["--set", "average.kind=exponential"]);
+    folder.ok(&with(&exponential, &["--run", "whole"]));
     let mut moments = Moments::new();
     let (mut done, mut runs) = (0, 0);
     while done < kills() {
         runs += 1;
         let name = format!("asked-{runs}");
-        let mut arguments = with(&LONG, &["--run", &name]);
+        let mut arguments = with(&exponential, &["--run", &name]);
         loop {
             let mut child = spawn(&folder, &arguments);
             let mut stderr = BufReader::new(child.stderr.take().unwrap());

@@ -1,7 +1,9 @@
 //! How a range of positions is laid out in lanes and chunks.
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use rand::{Rng, RngExt};
 use thiserror::Error;
 
 /// A range that cannot be laid out as asked.
@@ -53,6 +55,8 @@ pub struct Layout {
     sequence: usize,
     /// Whether what is left behind the last whole chunk is one more, shorter chunk.
     tail: bool,
+    /// Where in a lane the chunks begin, and the last one ends, unless all are of T.
+    cuts: Option<Arc<[usize]>>,
 }
 
 impl Layout {
@@ -89,7 +93,37 @@ impl Layout {
             batch,
             sequence,
             tail: false,
+            cuts: None,
         })
+    }
+
+    /// As [`training`](Self::training), in chunks whose lengths are drawn evenly from T − ⌊T/2⌋ to
+    /// T + ⌊T/2⌋: the gradient is cut at other places every time (random sequence length, as Merity
+    /// et al. 2018, <https://arxiv.org/abs/1708.02182>, draw it from a normal distribution). What is
+    /// left at the end of a lane is a chunk if the shortest is no longer.
+    ///
+    /// # Errors
+    ///
+    /// As [`training`](Self::training).
+    ///
+    /// # Panics
+    ///
+    /// Where `offset` is not below T.
+    pub fn varied(
+        range: Range<usize>,
+        batch: usize,
+        sequence: usize,
+        offset: usize,
+        generator: &mut impl Rng,
+    ) -> Result<Self, LayoutError> {
+        let even = Self::training(range, batch, sequence, offset)?;
+        let (least, most) = (sequence - sequence / 2, sequence + sequence / 2);
+        let (mut cuts, mut end) = (vec![0], 0);
+        while even.lane_length - end >= least {
+            end = (end + generator.random_range(least..=most)).min(even.lane_length);
+            cuts.push(end);
+        }
+        Ok(Self { cuts: Some(cuts.into()), ..even })
     }
 
     /// One lane in chunks of T, the last one as short as it comes: every position but the first
@@ -106,7 +140,14 @@ impl Layout {
         if available < 2 {
             return Err(LayoutError::NothingToScore { available });
         }
-        Ok(Self { start: range.start, lane_length: available - 1, batch: 1, sequence, tail: true })
+        Ok(Self {
+            start: range.start,
+            lane_length: available - 1,
+            batch: 1,
+            sequence,
+            tail: true,
+            cuts: None,
+        })
     }
 
     /// B.
@@ -114,17 +155,17 @@ impl Layout {
         self.batch
     }
 
-    /// T.
+    /// T, and where lengths vary their mean.
     pub fn sequence(&self) -> usize {
         self.sequence
     }
 
     /// The number of chunks in each lane.
     pub fn chunks(&self) -> usize {
-        if self.tail {
-            self.lane_length.div_ceil(self.sequence)
-        } else {
-            self.lane_length / self.sequence
+        match &self.cuts {
+            Some(cuts) => cuts.len() - 1,
+            None if self.tail => self.lane_length.div_ceil(self.sequence),
+            None => self.lane_length / self.sequence,
         }
     }
 
@@ -140,8 +181,13 @@ impl Layout {
             self.chunks(),
             self.batch
         );
-        let from = chunk * self.sequence;
-        let to = (from + self.sequence).min(self.lane_length);
+        let (from, to) = match &self.cuts {
+            Some(cuts) => (cuts[chunk], cuts[chunk + 1]),
+            None => {
+                let from = chunk * self.sequence;
+                (from, (from + self.sequence).min(self.lane_length))
+            }
+        };
         let base = self.start + lane * self.lane_length;
         base + from..base + to
     }

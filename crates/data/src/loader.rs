@@ -30,7 +30,7 @@ pub struct ChunkLoader {
 
 #[derive(Clone, Copy, Debug)]
 enum Shape {
-    Training { batch: usize, sequence: usize, seed: u64 },
+    Training { batch: usize, sequence: usize, varied: bool, seed: u64 },
     Evaluation { sequence: usize },
 }
 
@@ -43,7 +43,7 @@ struct Place {
 
 impl ChunkLoader {
     /// Serves `range` for training: B lanes, chunks of T, and in every epoch another start offset
-    /// below T, drawn from (seed, epoch).
+    /// below T, drawn from (seed, epoch); see [`varied`](Self::varied) for chunks of other lengths.
     ///
     /// # Errors
     ///
@@ -57,7 +57,17 @@ impl ChunkLoader {
         device: &Device,
     ) -> Result<Self, LayoutError> {
         Layout::training(range.clone(), batch, sequence, 0)?;
-        Ok(Self::new(corpus, range, Shape::Training { batch, sequence, seed }, device))
+        let shape = Shape::Training { batch, sequence, varied: false, seed };
+        Ok(Self::new(corpus, range, shape, device))
+    }
+
+    /// The same loader with chunks whose lengths vary around T, as [`Layout::varied`] has them, drawn
+    /// from (seed, epoch) too. One for evaluation stays as it is.
+    pub fn varied(mut self) -> Self {
+        if let Shape::Training { varied, .. } = &mut self.shape {
+            *varied = true;
+        }
+        self
     }
 
     /// Serves `range` for evaluation: one lane from its first character to its last, `sequence`
@@ -89,9 +99,13 @@ impl ChunkLoader {
     /// How an epoch is laid out.
     pub fn layout(&self, epoch: usize) -> Layout {
         match self.shape {
-            Shape::Training { batch, sequence, seed } => {
-                let offset = offset(seed, epoch, sequence);
-                Layout::training(self.range.clone(), batch, sequence, offset)
+            Shape::Training { batch, sequence, varied, seed } => {
+                let (mut generator, range) = (generator(seed, epoch), self.range.clone());
+                let offset = generator.random_range(0..sequence);
+                match varied {
+                    true => Layout::varied(range, batch, sequence, offset, &mut generator),
+                    false => Layout::training(range, batch, sequence, offset),
+                }
             }
             Shape::Evaluation { sequence } => Layout::evaluation(self.range.clone(), sequence),
         }
@@ -117,11 +131,11 @@ impl ChunkLoader {
     }
 }
 
-/// The start offset of an epoch, below `sequence`.
-fn offset(seed: u64, epoch: usize, sequence: usize) -> usize {
+/// What draws an epoch's start offset, and the lengths of its chunks.
+fn generator(seed: u64, epoch: usize) -> ChaCha8Rng {
     let mut generator = ChaCha8Rng::seed_from_u64(seed);
     generator.set_stream(epoch as u64);
-    generator.random_range(0..sequence)
+    generator
 }
 
 impl DataLoader<TokenBatch> for ChunkLoader {

@@ -59,9 +59,21 @@ pub struct CharLstmConfig {
     #[config(default = 0.0)]
     pub dropconnect: f64,
     /// Whether the head uses the embedding's weights (Press and Wolf 2017,
-    /// <https://arxiv.org/abs/1608.05859>); needs E = H.
+    /// <https://arxiv.org/abs/1608.05859>); where E is not H, behind a projection from H to E.
     #[config(default = false)]
     pub tied: bool,
+    /// α: [`CharLstm::training_loss`] adds α times the mean square of the outputs that the head reads:
+    /// activation regularization (Merity et al. 2017, <https://arxiv.org/abs/1708.01009>).
+    #[config(default = 0.0)]
+    pub activation: f64,
+    /// β: it adds β times the mean square of the change of the highest layer's outputs from step to
+    /// step: temporal activation regularization, of the same paper.
+    #[config(default = 0.0)]
+    pub temporal_activation: f64,
+    /// ε: it takes the targets as 1 − ε certain and every token as ε / V likely beside (Szegedy et
+    /// al. 2016, <https://arxiv.org/abs/1512.00567>).
+    #[config(default = 0.0)]
+    pub label_smoothing: f64,
     /// How the weights are drawn.
     #[config(default = "Initialization::Poquelin")]
     pub initialization: Initialization,
@@ -72,24 +84,19 @@ impl CharLstmConfig {
     ///
     /// # Panics
     ///
-    /// Where the vocabulary or a width is 0, a probability is not in [0, 1), or the weights are tied
-    /// and E is not H.
+    /// Where the vocabulary or a width is 0, or a probability is not in [0, 1).
     pub fn init(&self, seed: Seed, device: &Device) -> CharLstm {
         let Self { vocabulary, d_hidden, layers, tied, .. } = *self;
         for (name, rate) in [
             ("dropout_input", self.dropout_input),
             ("dropout_output", self.dropout_output),
             ("dropout_embedding", self.dropout_embedding),
+            ("label_smoothing", self.label_smoothing),
         ] {
             assert!((0.0..1.0).contains(&rate), "{name}: expected [0, 1), got {rate}");
         }
         let d_embedding = self.d_embedding.unwrap_or(d_hidden);
         assert!(vocabulary > 0, "a vocabulary has at least one token");
-        assert!(
-            !tied || d_embedding == d_hidden,
-            "tied weights need an embedding as wide as the hidden state, \
-             got {d_embedding} and {d_hidden}"
-        );
         let lstm = LstmConfig::new(d_embedding, d_hidden)
             .with_layers(layers)
             .with_dropout(self.dropout)
@@ -114,12 +121,18 @@ impl CharLstmConfig {
                 device,
             ),
             lstm: lstm.init(seed.derive("lstm", 0), device),
+            projection: (tied && d_embedding != d_hidden).then(|| {
+                Param::from_data(draw(head, [d_hidden, d_embedding], "projection"), device)
+            }),
             head: (!tied)
                 .then(|| Param::from_data(draw(head, [d_hidden, vocabulary], "head"), device)),
             head_bias: Param::from_data(TensorData::new(head_bias, [vocabulary]), device),
             dropout_input: self.dropout_input,
             dropout_output: self.dropout_output,
             dropout_embedding: self.dropout_embedding,
+            activation: self.activation,
+            temporal_activation: self.temporal_activation,
+            label_smoothing: self.label_smoothing,
         })
     }
 }
@@ -134,6 +147,9 @@ pub struct CharLstm {
     pub embedding: Param<Tensor<2>>,
     /// The recurrent layers.
     pub lstm: Lstm,
+    /// What brings the outputs to the width of the embedding, `[H, E]`, where the head uses that and
+    /// the two differ.
+    pub projection: Option<Param<Tensor<2>>>,
     /// The head's weight, `[H, V]`; where it is absent, the embedding's transpose serves.
     pub head: Option<Param<Tensor<2>>>,
     /// The head's bias, `[V]`.
@@ -144,6 +160,32 @@ pub struct CharLstm {
     pub dropout_output: f64,
     /// That of dropping a row of the embedding.
     pub dropout_embedding: f64,
+    /// α of activation regularization.
+    pub activation: f64,
+    /// β of temporal activation regularization.
+    pub temporal_activation: f64,
+    /// ε of label smoothing.
+    pub label_smoothing: f64,
+}
+
+/// A training step's loss.
+#[derive(Clone, Debug)]
+pub struct TrainingLoss {
+    /// What to minimise, `[1]`: the mean negative log-likelihood of the smoothed targets in nats, and
+    /// the penalties.
+    pub objective: Tensor<1>,
+    /// The mean negative log-likelihood of the targets alone, `[1]`, in nats.
+    pub nats: Tensor<1>,
+    /// The final state, `[L, B, H]`.
+    pub state: LstmState,
+}
+
+/// The outputs of the highest layer, time first: `[T, B, H]`.
+struct Outputs {
+    /// As the layer has them.
+    whole: Tensor<3>,
+    /// As the head reads them, behind dropout.
+    dropped: Tensor<3>,
 }
 
 impl CharLstm {
@@ -164,8 +206,8 @@ impl CharLstm {
         tokens: Tensor<2, Int>,
         state: Option<LstmState>,
     ) -> (Tensor<3>, LstmState) {
-        let (output, state) = self.run(tokens, state, None);
-        (self.score(output), state)
+        let (outputs, state) = self.run(tokens, state, None);
+        (self.score(outputs.dropped), state)
     }
 
     /// As [`forward`](Self::forward), with dropout and DropConnect as configured. The masks follow
@@ -176,8 +218,8 @@ impl CharLstm {
         state: Option<LstmState>,
         seed: Seed,
     ) -> (Tensor<3>, LstmState) {
-        let (output, state) = self.run(tokens, state, Some(seed));
-        (self.score(output), state)
+        let (outputs, state) = self.run(tokens, state, Some(seed));
+        (self.score(outputs.dropped), state)
     }
 
     /// The mean negative log-likelihood of the targets, in nats, without any dropout where there is
@@ -202,18 +244,39 @@ impl CharLstm {
         dropout_seed: Option<Seed>,
     ) -> (Tensor<1>, LstmState) {
         assert_eq!(tokens.dims(), targets.dims(), "the shapes of tokens and targets");
-        let (output, state) = self.run(tokens, state, dropout_seed);
-        let [steps, batch, d_hidden] = output.dims();
-        let output = output.reshape([steps * batch, d_hidden]);
-        let targets = targets.swap_dims(0, 1).reshape([steps * batch]);
-        let (weight, bias) = (self.head_weight(), self.head_bias.val());
-        let loss = match self.lstm.implementation {
-            Implementation::Fused => ops::linear_cross_entropy(output, weight, bias, targets),
-            Implementation::Reference => {
-                cross_entropy(output.matmul(weight) + bias.unsqueeze(), targets)
-            }
-        };
-        (loss, state)
+        let (outputs, state) = self.run(tokens, state, dropout_seed);
+        (self.score_targets(flat(outputs.dropped), targets), state)
+    }
+
+    /// As [`loss`](Self::loss) with dropout, and what training minimises beside: penalties and label
+    /// smoothing as configured.
+    pub fn training_loss(
+        &self,
+        tokens: Tensor<2, Int>,
+        targets: Tensor<2, Int>,
+        state: Option<LstmState>,
+        seed: Seed,
+    ) -> TrainingLoss {
+        assert_eq!(tokens.dims(), targets.dims(), "the shapes of tokens and targets");
+        let (Outputs { whole, dropped }, state) = self.run(tokens, state, Some(seed));
+        let [steps, ..] = whole.dims();
+        let read = flat(dropped);
+        let nats = self.score_targets(read.clone(), targets);
+        let mut objective = nats.clone();
+        if self.label_smoothing > 0.0 {
+            let logits = ops::linear(read.clone(), self.head_weight(), self.head_bias.val());
+            let uniform = activation::log_softmax(logits, 1).mean().neg();
+            objective = objective * (1.0 - self.label_smoothing) + uniform * self.label_smoothing;
+        }
+        if self.activation > 0.0 {
+            objective = objective + read.square().mean() * self.activation;
+        }
+        if self.temporal_activation > 0.0 && steps > 1 {
+            let before = whole.clone().narrow(0, 0, steps - 1);
+            let change = whole.narrow(0, 1, steps - 1) - before;
+            objective = objective + change.square().mean() * self.temporal_activation;
+        }
+        TrainingLoss { objective, nats, state }
     }
 
     /// V.
@@ -221,17 +284,17 @@ impl CharLstm {
         self.embedding.dims()[0]
     }
 
-    /// The outputs of the highest layer, time first: `[T, B, H]`.
     fn run(
         &self,
         tokens: Tensor<2, Int>,
         state: Option<LstmState>,
         dropout_seed: Option<Seed>,
-    ) -> (Tensor<3>, LstmState) {
+    ) -> (Outputs, LstmState) {
         let (tokens, mut table) = (tokens.swap_dims(0, 1), self.embedding.val());
         let Some(seed) = dropout_seed else {
             let input = SequenceInput::Tokens { tokens, embedding: table };
-            return self.lstm.forward_sequence(input, state, None);
+            let (whole, state) = self.lstm.forward_sequence(input, state, None);
+            return (Outputs { dropped: whole.clone(), whole }, state);
         };
         let locked = self.lstm.locked;
         table = dropout_rows(table, self.dropout_embedding, seed.derive("embedding", 0));
@@ -242,26 +305,50 @@ impl CharLstm {
         } else {
             SequenceInput::Tokens { tokens, embedding: table }
         };
-        let (output, state) = self.lstm.forward_sequence(input, state, Some(seed));
+        let (whole, state) = self.lstm.forward_sequence(input, state, Some(seed));
         let seed = seed.derive("head", 0);
-        (dropout_sequence(output, self.dropout_output, locked, seed), state)
+        let dropped = dropout_sequence(whole.clone(), self.dropout_output, locked, seed);
+        (Outputs { whole, dropped }, state)
+    }
+
+    /// The mean negative log-likelihood of the targets, `[B, T]`, behind the outputs of all steps,
+    /// `[T · B, H]`.
+    fn score_targets(&self, outputs: Tensor<2>, targets: Tensor<2, Int>) -> Tensor<1> {
+        let [count, _] = outputs.dims();
+        let targets = targets.swap_dims(0, 1).reshape([count]);
+        let (weight, bias) = (self.head_weight(), self.head_bias.val());
+        match self.lstm.implementation {
+            Implementation::Fused => ops::linear_cross_entropy(outputs, weight, bias, targets),
+            Implementation::Reference => {
+                cross_entropy(outputs.matmul(weight) + bias.unsqueeze(), targets)
+            }
+        }
     }
 
     /// The linear head over all steps at once: `[T, B, H]` to `[B, T, V]`.
     fn score(&self, output: Tensor<3>) -> Tensor<3> {
-        let [steps, batch, d_hidden] = output.dims();
-        let flat = output.reshape([steps * batch, d_hidden]).matmul(self.head_weight());
-        let logits = flat + self.head_bias.val().unsqueeze();
+        let [steps, batch, _] = output.dims();
+        let logits = flat(output).matmul(self.head_weight()) + self.head_bias.val().unsqueeze();
         logits.reshape([steps, batch, self.vocabulary()]).swap_dims(0, 1)
     }
 
     /// `[H, V]`.
     pub(crate) fn head_weight(&self) -> Tensor<2> {
-        match &self.head {
-            Some(head) => head.val(),
-            None => self.embedding.val().transpose(),
+        if let Some(head) = &self.head {
+            return head.val();
+        }
+        let transposed = self.embedding.val().transpose();
+        match &self.projection {
+            Some(projection) => projection.val().matmul(transposed),
+            None => transposed,
         }
     }
+}
+
+/// All steps of all lanes one below the other: `[T, B, H]` to `[T · B, H]`.
+fn flat(outputs: Tensor<3>) -> Tensor<2> {
+    let [steps, batch, d_hidden] = outputs.dims();
+    outputs.reshape([steps * batch, d_hidden])
 }
 
 /// The mean negative log-likelihood of the targets, in nats, in plain tensor operations.

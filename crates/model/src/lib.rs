@@ -64,11 +64,11 @@ mod state;
 
 pub use adamw::AdamWStep;
 pub use cell::{CellState, LstmCell};
-pub use char_lstm::{CharLstm, CharLstmConfig, Initialization};
+pub use char_lstm::{CharLstm, CharLstmConfig, Initialization, TrainingLoss};
 pub use decoder::{Decoder, softmax_weights};
 pub use initializer::Initializer;
 pub use lstm::{Implementation, Lstm, LstmConfig};
-pub use ops::{LstmOps, linear, sum_of_squares};
+pub use ops::{LstmOps, adapt, lerp, linear, sum_of_squares};
 pub use parameters::identify_parameters;
 pub use random::Seed;
 pub use sequence::SequenceInput;

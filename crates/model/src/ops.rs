@@ -116,6 +116,27 @@ pub trait LstmOps: Backend {
     )]
     fn sum_of_squares(tensor: FloatTensor<Self>) -> FloatTensor<Self>;
 
+    /// `from`, moved a share of the way to `to`.
+    #[cfg_attr(
+        not(any(feature = "ndarray", feature = "flex", feature = "wgpu", feature = "cuda")),
+        allow(unused_variables, reason = "the macro copies this to where nothing uses them")
+    )]
+    fn lerp(from: FloatTensor<Self>, to: FloatTensor<Self>, share: f32) -> FloatTensor<Self>;
+
+    /// One step of dynamic evaluation, elementwise: weights − rates · gradient
+    /// + pull · (trained − weights).
+    #[cfg_attr(
+        not(any(feature = "ndarray", feature = "flex", feature = "wgpu", feature = "cuda")),
+        allow(unused_variables, reason = "the macro copies this to where nothing uses them")
+    )]
+    fn adapt(
+        weights: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        rates: FloatTensor<Self>,
+        trained: FloatTensor<Self>,
+        pull: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
     /// One step of AdamW; gives the parameter and both moments as they are then. Where the gradient is
     /// no number they stay as they are.
     #[cfg_attr(
@@ -231,4 +252,48 @@ pub fn sum_of_squares<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
         return tensor.detach().square().sum();
     }
     Tensor::from_dispatch(<Dispatch as LstmOps>::sum_of_squares(tensor.into_dispatch()))
+}
+
+/// `from`, moved a share of the way to `to` (PyTorch's `lerp`), in one pass where the backend has
+/// kernels. It is for averages of weights: no gradient flows through it.
+///
+/// # Shapes
+///
+/// All of one shape.
+pub fn lerp<const D: usize>(from: Tensor<D>, to: Tensor<D>, share: f32) -> Tensor<D> {
+    assert_eq!(from.dims(), to.dims(), "the shapes of what is moved and where to");
+    if !has_ops(&from) {
+        let (from, to) = (from.detach(), to.detach());
+        return from.clone() + (to - from) * share;
+    }
+    let moved = <Dispatch as LstmOps>::lerp(from.into_dispatch(), to.into_dispatch(), share);
+    Tensor::from_dispatch(moved)
+}
+
+/// One step of dynamic evaluation (Krause et al. 2018, <https://arxiv.org/abs/1709.07432>), in one pass
+/// where the backend has kernels: every weight goes against its gradient at a rate of its own, and a
+/// share of the way back to where it was trained to be,
+/// weights − rates · gradient + pull · (trained − weights). No gradient flows through it.
+///
+/// # Shapes
+///
+/// All of one shape.
+pub fn adapt<const D: usize>(
+    weights: Tensor<D>,
+    gradient: Tensor<D>,
+    rates: Tensor<D>,
+    trained: Tensor<D>,
+    pull: Tensor<D>,
+) -> Tensor<D> {
+    if !has_ops(&weights) {
+        let [weights, gradient] = [weights, gradient].map(Tensor::detach);
+        return weights.clone() - rates * gradient + pull * (trained - weights);
+    }
+    Tensor::from_dispatch(<Dispatch as LstmOps>::adapt(
+        weights.into_dispatch(),
+        gradient.into_dispatch(),
+        rates.into_dispatch(),
+        trained.into_dispatch(),
+        pull.into_dispatch(),
+    ))
 }

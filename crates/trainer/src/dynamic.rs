@@ -18,7 +18,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use poquelin_data::{ChunkLoader, Corpus, LayoutError, TokenBatch};
-use poquelin_model::CharLstm;
+use poquelin_model::{CharLstm, adapt};
 
 use crate::config::DynamicConfig;
 use crate::error::Error;
@@ -98,12 +98,12 @@ pub fn evaluate(
     text: &Pieces,
     config: DynamicConfig,
 ) -> Result<Score, Error> {
-    let weights = Gathered::of(network, training)?.into_weights(network, config.decay);
+    let weights = Gathered::of(network, training)?.into_weights(network, config);
     let mut tally = Tally::default();
     text.read(network.clone(), |network, loss, chars| {
         let gradients = GradientsParams::from_grads(loss.backward(), &network);
         tally.add(f64::from(loss.into_scalar::<f32>()), chars);
-        network.map(&mut Step { weights: &weights, gradients, rate: config.rate })
+        network.map(&mut Step { weights: &weights, gradients })
     })?;
     Ok(tally.score())
 }
@@ -127,7 +127,8 @@ impl Gathered {
         Ok(gathered)
     }
 
-    fn into_weights(self, network: &CharLstm, decay: f64) -> HashMap<ParamId, Weight> {
+    fn into_weights(self, network: &CharLstm, config: DynamicConfig) -> HashMap<ParamId, Weight> {
+        let DynamicConfig { rate, decay, .. } = config;
         let pieces = self.pieces as f64;
         let roots: HashMap<ParamId, Tensor<1>> =
             self.squares.into_iter().map(|(id, sum)| (id, (sum / pieces).sqrt())).collect();
@@ -139,20 +140,21 @@ impl Gathered {
         let mean = weights.found.iter().map(|(_, root, _)| sum(root)).sum::<f64>() / count as f64;
         let weight = |(id, root, trained): (ParamId, Tensor<1>, Tensor<1>)| {
             let pull = (root.clone() * (decay / mean)).clamp_max(1.0);
-            (id, Weight { trained, pull, scale: (root + EPSILON).recip() })
+            (id, Weight { trained, pull, rates: (root + EPSILON).recip() * rate })
         };
         weights.found.into_iter().map(weight).collect()
     }
 }
 
 /// What moving a weight needs, all flat.
+#[derive(Clone)]
 struct Weight {
     /// θ₀.
     trained: Tensor<1>,
     /// How far it goes back there each time.
     pull: Tensor<1>,
-    /// 1 / (√m + ε).
-    scale: Tensor<1>,
+    /// rate / (√m + ε).
+    rates: Tensor<1>,
 }
 
 struct Adding<'a> {
@@ -190,7 +192,6 @@ impl ModuleVisitor for Weights {
 struct Step<'a> {
     weights: &'a HashMap<ParamId, Weight>,
     gradients: GradientsParams,
-    rate: f64,
 }
 
 impl ModuleMapper for Step<'_> {
@@ -201,9 +202,8 @@ impl ModuleMapper for Step<'_> {
         };
         param.map(|tensor| {
             let (shape, now) = (tensor.dims(), flat(tensor.inner()));
-            let Weight { trained, pull, scale } = weight;
-            let back = (trained.clone() - now.clone()) * pull.clone();
-            let moved = now - flat(gradient) * scale.clone() * self.rate + back;
+            let Weight { trained, pull, rates } = weight.clone();
+            let moved = adapt(now, flat(gradient), rates, trained, pull);
             Tensor::from_inner(moved.reshape(shape)).require_grad()
         })
     }

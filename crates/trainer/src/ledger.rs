@@ -33,6 +33,13 @@ pub struct Ledger {
     pub train: Option<Mean>,
     /// The best epoch so far on the validation part.
     pub best: Option<Best>,
+    /// The steps in the average of the weights.
+    pub averaged: u64,
+    /// Whether validation has begun an average that waits for it, and the scores that decide it, in
+    /// nats per character.
+    pub triggered: bool,
+    /// See [`triggered`](Self::triggered).
+    pub validations: Vec<f64>,
     /// How often the run went back to a checkpoint because it had diverged.
     pub rollbacks: usize,
     /// What the schedule's rate is multiplied by, since then.
@@ -50,6 +57,9 @@ impl Default for Ledger {
             epoch: EpochSums::default(),
             train: None,
             best: None,
+            averaged: 0,
+            triggered: false,
+            validations: Vec::new(),
             rollbacks: 0,
             rate_factor: 1.0,
             metrics: String::new(),

@@ -2,7 +2,8 @@
 //!
 //! Any safetensors reader opens it. Numbers are little endian, whatever the machine. The tensors are
 //! `model.` and the path of each parameter, as float32; a checkpoint has `moment_1.` and `moment_2.`
-//! of each beside, and the recurrent state, `state.h` and `state.c`, `[L, B, H]`. The file's one
+//! of each beside, `average.` of each where weights are averaged, and the recurrent state, `state.h`
+//! and `state.c`, `[L, B, H]`. The file's one
 //! note, `poquelin`, is JSON: format, versions, configuration, vocabulary, corpus, figures, and for a
 //! checkpoint the sums of the run. The last tensor, `sha256`, is the checksum of all bytes before it;
 //! nothing else of a file is looked at before that.
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use poquelin_data::Vocabulary;
 use poquelin_model::{CharLstm, CharLstmConfig, Initialization, LstmState, Seed};
 use serde::{Deserialize, Serialize};
@@ -24,11 +25,12 @@ use crate::ledger::{Ledger, Mean, Progress};
 use crate::text::Fingerprint;
 use crate::weights::{self, Tensors};
 
-const FORMAT: &str = "poquelin-2";
+const FORMAT: &str = "poquelin-3";
 const NOTE: &str = "poquelin";
 /// The version of Burn that the workspace pins.
 const BURN: &str = "0.22.1";
 const WEIGHTS: &str = "model.";
+const AVERAGE: &str = "average.";
 const MOMENTS: [&str; 2] = ["moment_1.", "moment_2."];
 const STATE: [&str; 2] = ["state.h", "state.c"];
 /// The only tensor of bytes: those come behind all others.
@@ -132,9 +134,7 @@ pub struct Contents {
 impl Contents {
     /// A model.
     pub fn model(header: Header, model: &CharLstm) -> Self {
-        let named = |(path, data)| (format!("{WEIGHTS}{path}"), data);
-        let tensors = weights::parameters(model).into_iter().map(named).collect();
-        Self { header, tensors }
+        Self { header, tensors: named(WEIGHTS, model).collect() }
     }
 
     /// A model, and what training needs to go on with it. `optimizer` is empty before the first step
@@ -145,11 +145,13 @@ impl Contents {
         (machine, ledger): (Machine, Ledger),
         optimizer: OptimizerState,
         recurrent: Option<LstmState>,
+        average: Option<&CharLstm>,
     ) -> Self {
         let OptimizerState { moments, times } = optimizer;
         header.training = Some(Training { machine, times, ledger });
         let mut contents = Self::model(header, model);
         contents.tensors.extend(moments);
+        contents.tensors.extend(average.into_iter().flat_map(|network| named(AVERAGE, network)));
         if let Some(state) = recurrent {
             let [h, c] = STATE.map(str::to_owned);
             contents.tensors.insert(h, state.h().into_data());
@@ -205,10 +207,24 @@ impl Contents {
     ///
     /// Where its weights are not those of its configuration.
     pub fn network(&mut self, path: &Path, device: &Device) -> Result<CharLstm, Error> {
+        self.load(WEIGHTS, path, device)
+    }
+
+    /// The average of the network's weights, taken out; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// Where it is not one of the configuration's network.
+    pub fn average(&mut self, path: &Path, device: &Device) -> Result<Option<CharLstm>, Error> {
+        let any = self.tensors.keys().any(|name| name.starts_with(AVERAGE));
+        any.then(|| self.load(AVERAGE, path, device)).transpose()
+    }
+
+    fn load(&mut self, prefix: &str, path: &Path, device: &Device) -> Result<CharLstm, Error> {
         let misfit = |source| Error::Weights { path: path.to_owned(), source };
-        let weights = take(&mut self.tensors, &[WEIGHTS])
+        let weights = take(&mut self.tensors, &[prefix])
             .into_iter()
-            .filter_map(|(name, data)| Some((name.strip_prefix(WEIGHTS)?.to_owned(), data)))
+            .filter_map(|(name, data)| Some((name.strip_prefix(prefix)?.to_owned(), data)))
             .collect();
         // Drawn to be replaced, and this is drawn in no time.
         let config = self.header.model().with_initialization(Initialization::Pytorch);
@@ -249,6 +265,12 @@ impl Contents {
             [_, Ok(None)] => Err(missing(STATE[1])),
         }
     }
+}
+
+/// The weights of a network, by their paths behind a prefix.
+fn named(prefix: &str, network: &CharLstm) -> impl Iterator<Item = (String, TensorData)> {
+    let weights = weights::parameters(network).into_iter();
+    weights.map(move |(path, data)| (format!("{prefix}{path}"), data))
 }
 
 /// The tensors whose names begin with one of `prefixes`.

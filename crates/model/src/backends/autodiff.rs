@@ -102,6 +102,26 @@ impl<B: Kernels, C: CheckpointStrategy> LstmOps for Autodiff<B, C> {
         <Self as AutodiffBackend>::from_inner(sum)
     }
 
+    /// For averages of weights, outside the graph.
+    fn lerp(from: FloatTensor<Self>, to: FloatTensor<Self>, share: f32) -> FloatTensor<Self> {
+        let moved = <B as Kernels>::lerp(from.into_primitive(), to.into_primitive(), share);
+        <Self as AutodiffBackend>::from_inner(moved)
+    }
+
+    /// Outside the graph too.
+    fn adapt(
+        weights: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        rates: FloatTensor<Self>,
+        trained: FloatTensor<Self>,
+        pull: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let [gradient, rates, trained, pull] =
+            [gradient, rates, trained, pull].map(|tensor| tensor.into_primitive());
+        let moved = <B as Kernels>::adapt(weights.into_primitive(), gradient, rates, trained, pull);
+        <Self as AutodiffBackend>::from_inner(moved)
+    }
+
     /// Optimizers work outside the graph: this is a step of the numbers, without a history.
     fn adamw(
         step: AdamWStep,

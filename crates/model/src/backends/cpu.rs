@@ -8,11 +8,12 @@ use burn::tensor::Shape;
 
 use super::{Kernels, Layer, LayerInput, Recurrence, WayBack};
 use crate::AdamWStep;
+use crate::kernels::adapt::{self, Forces};
 use crate::kernels::sequence::{
     self, Arguments, Dimensions, Forward, Input, InputGradients, Saved,
 };
 use crate::kernels::tokens::{self, Distinct};
-use crate::kernels::{adamw, cross_entropy, linear, norm};
+use crate::kernels::{adamw, cross_entropy, lerp, linear, norm};
 
 /// A backend whose tensors the CPU kernels can read.
 pub(crate) trait CpuTensors: Backend {
@@ -105,6 +106,32 @@ impl<B: CpuTensors> Kernels for B {
 
     fn sum_of_squares(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
         B::tensor(vec![norm::sum_of_squares(&B::numbers(&tensor))], [1])
+    }
+
+    fn lerp(from: FloatTensor<Self>, to: FloatTensor<Self>, share: f32) -> FloatTensor<Self> {
+        let shape = TensorMetadata::shape(&from);
+        let mut numbers = B::into_numbers(from);
+        lerp::lerp(&mut numbers, &B::numbers(&to), share);
+        B::tensor(numbers, shape)
+    }
+
+    fn adapt(
+        weights: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        rates: FloatTensor<Self>,
+        trained: FloatTensor<Self>,
+        pull: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let shape = TensorMetadata::shape(&weights);
+        let mut numbers = B::into_numbers(weights);
+        let forces = Forces {
+            gradient: &B::numbers(&gradient),
+            rates: &B::numbers(&rates),
+            trained: &B::numbers(&trained),
+            pull: &B::numbers(&pull),
+        };
+        adapt::adapt(&mut numbers, forces);
+        B::tensor(numbers, shape)
     }
 
     fn scaled(tensor: FloatTensor<Self>, factor: &FloatTensor<Self>) -> FloatTensor<Self> {

@@ -151,6 +151,22 @@ pub(crate) trait Kernels: Backend {
         plain::sum_of_squares::<Self>(tensor)
     }
 
+    /// `from`, moved a share of the way to `to`.
+    fn lerp(from: FloatTensor<Self>, to: FloatTensor<Self>, share: f32) -> FloatTensor<Self> {
+        plain::lerp::<Self>(from, to, share)
+    }
+
+    /// weights − rates · gradient + pull · (trained − weights).
+    fn adapt(
+        weights: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        rates: FloatTensor<Self>,
+        trained: FloatTensor<Self>,
+        pull: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        plain::adapt::<Self>(weights, [gradient, rates, trained, pull])
+    }
+
     /// A tensor times a number, given as `[1]`.
     fn scaled(tensor: FloatTensor<Self>, factor: &FloatTensor<Self>) -> FloatTensor<Self> {
         plain::scaled::<Self>(tensor, factor)
@@ -224,6 +240,20 @@ impl<B: Kernels> LstmOps for B {
 
     fn sum_of_squares(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
         <B as Kernels>::sum_of_squares(tensor)
+    }
+
+    fn lerp(from: FloatTensor<Self>, to: FloatTensor<Self>, share: f32) -> FloatTensor<Self> {
+        <B as Kernels>::lerp(from, to, share)
+    }
+
+    fn adapt(
+        weights: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        rates: FloatTensor<Self>,
+        trained: FloatTensor<Self>,
+        pull: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        <B as Kernels>::adapt(weights, gradient, rates, trained, pull)
     }
 
     fn adamw(

@@ -244,6 +244,26 @@ pub(super) fn sum_of_squares<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<
     B::float_reshape(B::float_sum(B::float_mul(tensor.clone(), tensor)), Shape::new([1]))
 }
 
+/// As [`Kernels::lerp`](super::Kernels::lerp).
+pub(super) fn lerp<B: Backend>(
+    from: FloatTensor<B>,
+    to: FloatTensor<B>,
+    share: f32,
+) -> FloatTensor<B> {
+    let way = B::float_sub(to, from.clone());
+    B::float_add(from, B::float_mul_scalar(way, share.into()))
+}
+
+/// As [`Kernels::adapt`](super::Kernels::adapt).
+pub(super) fn adapt<B: Backend>(
+    weights: FloatTensor<B>,
+    [gradient, rates, trained, pull]: [FloatTensor<B>; 4],
+) -> FloatTensor<B> {
+    let back = B::float_mul(B::float_sub(trained, weights.clone()), pull);
+    let moved = B::float_sub(weights, B::float_mul(gradient, rates));
+    B::float_add(moved, back)
+}
+
 /// A tensor times a number, given as `[1]`.
 pub(super) fn scaled<B: Backend>(
     tensor: FloatTensor<B>,

@@ -9,12 +9,15 @@
 
 mod activation;
 pub(crate) mod adamw;
+pub(crate) mod adapt;
 mod cell;
 mod crew;
 pub(crate) mod cross_entropy;
 pub(crate) mod decoding;
 mod exchange;
+pub(crate) mod lerp;
 pub(crate) mod linear;
+pub(crate) mod mask;
 mod matrix;
 pub(crate) mod norm;
 mod outer;

@@ -227,7 +227,7 @@ impl Parts {
         let data = &config.data;
         let splits = Splits::cut(corpus.len(), data.test, data.valid);
         let seed = Seed::new(config.train.seed).derive("offsets", 0).value();
-        let train = ChunkLoader::training(
+        let mut train = ChunkLoader::training(
             corpus.clone(),
             splits.train,
             data.batch,
@@ -236,6 +236,9 @@ impl Parts {
             device,
         )
         .map_err(|source| Error::Layout { split: "train", source })?;
+        if data.vary_sequence {
+            train = train.varied();
+        }
         let evaluation = |split, range| Evaluation::new(split, corpus.clone(), range, device);
         let valid = (data.valid > 0.0).then(|| evaluation("valid", splits.valid)).transpose()?;
         Ok(Self { train, valid, test: evaluation("test", splits.test)? })

@@ -26,6 +26,7 @@ pub struct Config {
     pub model: ModelConfig,
     pub optimizer: OptimizerConfig,
     pub schedule: ScheduleConfig,
+    pub average: AverageConfig,
     pub train: TrainConfig,
     pub checkpoint: CheckpointConfig,
     pub sample: SampleConfig,
@@ -44,6 +45,7 @@ pub struct DataConfig {
     pub valid: f64,
     pub batch: usize,
     pub sequence: usize,
+    pub vary_sequence: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,6 +62,9 @@ pub struct ModelConfig {
     pub locked: bool,
     pub dropconnect: f64,
     pub tied: bool,
+    pub activation: f64,
+    pub temporal_activation: f64,
+    pub label_smoothing: f64,
     pub initialization: Initialization,
 }
 
@@ -93,6 +98,27 @@ pub enum ScheduleKind {
     Constant,
     /// It falls along half a cosine until the last step, and stays there.
     Cosine,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "configs/quickstart.toml documents every key")]
+pub struct AverageConfig {
+    pub kind: AverageKind,
+    pub decay: f64,
+    pub patience: usize,
+}
+
+/// Which average of the weights is validated and kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AverageKind {
+    /// None: the weights themselves are.
+    None,
+    /// One that forgets.
+    Exponential,
+    /// An even one that begins where validation stops getting better.
+    Triggered,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -294,6 +320,9 @@ impl Config {
             .with_locked(model.locked)
             .with_dropconnect(model.dropconnect)
             .with_tied(model.tied)
+            .with_activation(model.activation)
+            .with_temporal_activation(model.temporal_activation)
+            .with_label_smoothing(model.label_smoothing)
             .with_initialization(model.initialization)
     }
 
@@ -303,7 +332,8 @@ impl Config {
     ///
     /// The first that does not.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let Self { data, model, optimizer, schedule, train, checkpoint, sample, dynamic } = self;
+        let Self { data, model, optimizer, schedule, average, train, checkpoint, sample, dynamic } =
+            self;
         let at_least_1 = "a whole number of at least 1";
         let non_negative = "a number of at least 0";
         let share = "a share of at least 0, with data.test and data.valid below 1 together";
@@ -324,17 +354,18 @@ impl Config {
             ("model.dropout_output", model.dropout_output),
             ("model.dropout_embedding", model.dropout_embedding),
             ("model.dropconnect", model.dropconnect),
+            ("model.label_smoothing", model.label_smoothing),
+            ("average.decay", average.decay),
         ] {
             expect(key, rate, unit, (0.0..1.0).contains(&rate))?;
         }
-        let as_wide = model.embedding == 0 || model.embedding == model.hidden;
-        let tied = "false, or an embedding as wide as the hidden state";
-        expect("model.tied", model.tied, tied, !model.tied || as_wide)?;
         let positive = |value: f64| value > 0.0 && value.is_finite();
         let above_0 = "a number above 0";
         let rate = optimizer.learning_rate;
         expect("optimizer.learning_rate", rate, above_0, positive(rate))?;
         for (key, value) in [
+            ("model.activation", model.activation),
+            ("model.temporal_activation", model.temporal_activation),
             ("optimizer.weight_decay", optimizer.weight_decay),
             ("optimizer.clip", optimizer.clip),
             ("checkpoint.every_seconds", checkpoint.every_seconds),
@@ -367,6 +398,9 @@ impl Config {
             patience,
             train.patience == 0 || data.valid > 0.0,
         )?;
+        let kind = "none or exponential, or a validation part: data.valid is 0";
+        let waits = average.kind == AverageKind::Triggered;
+        expect("average.kind", "triggered", kind, !waits || data.valid > 0.0)?;
         let size = format!("a model of at most {LARGEST} parameters");
         expect("model.hidden", model.hidden, &size, model.recurrent_parameters() <= LARGEST)?;
         expect("checkpoint.keep", checkpoint.keep, at_least_1, checkpoint.keep > 0)

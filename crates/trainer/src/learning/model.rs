@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{ExecutionError, Tensor};
 use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use poquelin_data::TokenBatch;
-use poquelin_model::{CharLstm, LstmState, Seed};
+use poquelin_model::{CharLstm, LstmState, Seed, TrainingLoss};
 
 use super::metrics::Reading;
 
@@ -53,10 +53,11 @@ impl TrainStep for LanguageModel {
 
     fn step(&self, Step { batch, state, seed }: Step) -> TrainOutput<StepOutput> {
         let TokenBatch { inputs, targets, .. } = batch;
-        let (loss, state) = self.network.loss(inputs, targets, state, Some(seed));
-        let gradients = loss.backward();
+        let TrainingLoss { objective, nats, state } =
+            self.network.training_loss(inputs, targets, state, seed);
+        let gradients = objective.backward();
         // What is carried into the next chunk has no history: that truncates the gradient.
-        let output = StepOutput::new(loss.detach(), state.detach());
+        let output = StepOutput::new(nats.detach(), state.detach());
         TrainOutput::new(self, gradients, output)
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Truncated back-propagation: Williams and Peng 1990, <https://doi.org/10.1162/neco.1990.2.4.490>.
 
+mod averaging;
 mod diverging;
 mod keeping;
 mod telling;
@@ -10,14 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use burn::data::dataloader::Progress as LoaderProgress;
-use burn::module::Module;
 use burn::tensor::{Bool, Device, Tensor};
 use burn_train::{
     EventProcessorTraining, Interrupter, Learner, LearnerEvent, SupervisedLearningStrategy,
     SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
 };
 use poquelin_data::{ChunkLoader, Corpus, Vocabulary};
-use poquelin_model::{LstmState, Seed, devices};
+use poquelin_model::{CharLstm, LstmState, Seed, devices};
 use serde_json::json;
 
 use self::keeping::{KeptState, Writing};
@@ -145,6 +145,7 @@ impl SupervisedLearningStrategy<LanguageModel> for TruncatedBptt {
             saved: Instant::now(),
             optimizer: None,
             writing: Writing::default(),
+            average: None,
             best: None,
             best_unsaved: false,
             metrics_cut: false,
@@ -191,6 +192,8 @@ struct Session {
     optimizer: Option<KeptState>,
     /// The checkpoint that is on its way to disk.
     writing: Writing,
+    /// The average of the weights, on the device without gradients, once there is one.
+    average: Option<CharLstm>,
     /// The model of the ledger's best epoch.
     best: Option<LanguageModel>,
     /// Whether it is not on disk yet.
@@ -219,7 +222,7 @@ impl Session {
                 }
                 trained => trained?,
             }
-            let model = self.learner.model().valid();
+            let model = self.current_model();
             let valid = self.validate(epoch, &model)?;
             let test = match self.job.config.train.test_every_epoch {
                 true => Some(self.test(&model)?),
@@ -343,7 +346,9 @@ impl Session {
             Some(factor) => scaled(&model, result.grads, factor),
             None => result.grads,
         };
+        drop(model);
         self.learner.optimizer_step(gradients);
+        self.add_to_average();
         Ok(state)
     }
 
@@ -433,6 +438,7 @@ impl Session {
         let [valid, test] = [valid, test].map(|part| part.map(|(score, _)| score));
         self.report_epoch(epoch, train, valid, test);
         self.remember_best(epoch, valid, model);
+        self.watch_validation(epoch, valid);
         self.save_checkpoint()?;
         self.write_sample(model);
         self.stop_if_asked()

@@ -98,6 +98,18 @@ fn head_loss_and_optimizer_are_those_of_the_kernels() {
     let half_weight = scaled::<NdArray>(weight.clone(), &half);
     assert_close("scaled", &half_weight, &NdArray::scaled(weight.clone(), &half));
 
+    let nearer = lerp::<NdArray>(weight.clone(), tensor(3, [4, 9]), 0.3);
+    assert_close(
+        "lerp",
+        &nearer,
+        &<NdArray as Kernels>::lerp(weight.clone(), tensor(3, [4, 9]), 0.3),
+    );
+
+    let forces = || [3, 4, 5, 6].map(|seed| tensor(seed, [4, 9]));
+    let [g, r, t, p] = forces();
+    let adapted = <NdArray as Kernels>::adapt(weight.clone(), g, r, t, p);
+    assert_close("adapted", &adapt::<NdArray>(weight.clone(), forces()), &adapted);
+
     let step = AdamWStep {
         learning_rate: 0.01,
         beta_1: 0.9,

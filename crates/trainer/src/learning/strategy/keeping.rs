@@ -45,6 +45,8 @@ pub struct Standing {
     pub recurrent: Option<LstmState>,
     /// The optimizer's state, until the next step changes it.
     pub optimizer_state: Option<OptimizerState>,
+    /// The average of the weights, on the device without gradients.
+    pub average: Option<CharLstm>,
     /// The best model so far, on the device without gradients.
     pub best: Option<LanguageModel>,
 }
@@ -64,6 +66,7 @@ impl Restored {
         let misfit = |source| Error::Weights { path: path.to_owned(), source };
         let network = contents.network(path, device)?;
         let recurrent = contents.recurrent(path, device)?;
+        let average = contents.average(path, &device.clone().inner())?;
         let (progress, state) = (contents.header.progress, contents.optimizer());
         let (optimizer, state) = match progress.step {
             0 => (ModuleOptimizer::from(adam_w), state),
@@ -74,7 +77,8 @@ impl Restored {
             return Err(Error::Damaged { path: path.to_owned(), reason });
         };
         let (ledger, optimizer_state) = (training.ledger, Some(state));
-        let standing = Standing { progress, ledger, recurrent, optimizer_state, best: None };
+        let standing =
+            Standing { progress, ledger, recurrent, optimizer_state, average, best: None };
         Ok(Self { network, optimizer, standing })
     }
 }
@@ -160,12 +164,13 @@ impl Session {
         self.settle()?;
         self.count_time();
         let (network, optimizer) = (self.learner.model().valid().network, self.optimizer.take());
-        let (header, recurrent) = (self.header(self.progress), self.state.clone());
+        let header = self.header(self.progress);
+        let (recurrent, average) = (self.state.clone(), self.average.clone());
         let sums = (self.job.machine.clone(), self.ledger.clone());
         let checkpoint = Lazy::new(Box::new(move || {
             // There is none before the first step.
             let optimizer = optimizer.map(KeptState::read).unwrap_or_default();
-            Contents::checkpoint(header, &network, sums, optimizer, recurrent)
+            Contents::checkpoint(header, &network, sums, optimizer, recurrent, average.as_ref())
         }));
         let best = if self.best_unsaved { self.best_contents() } else { None };
         if self.reads_later {
@@ -321,10 +326,10 @@ impl Session {
 
     /// Goes on from where another run stood.
     pub(super) fn adopt(&mut self, standing: Standing) {
-        let Standing { progress, ledger, recurrent, optimizer_state, best } = standing;
+        let Standing { progress, ledger, recurrent, optimizer_state, average, best } = standing;
         (self.progress, self.ledger, self.state) = (progress, ledger, recurrent);
         self.optimizer = optimizer_state.map(KeptState::Read);
-        (self.best, self.best_unsaved) = (best, false);
+        (self.average, self.best, self.best_unsaved) = (average, best, false);
         (self.unread, self.spoilt) = (None, None);
     }
 
@@ -340,6 +345,6 @@ impl Session {
 
     /// The kept model: the best on validation text, or else the last.
     pub(super) fn kept_model(&self) -> LanguageModel {
-        self.best.clone().unwrap_or_else(|| self.learner.model().valid())
+        self.best.clone().unwrap_or_else(|| self.current_model())
     }
 }
