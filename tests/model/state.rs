@@ -1,3 +1,4 @@
+use burn::module::Param;
 use burn::tensor::{Int, Tensor, TensorData};
 use poquelin_model::{CellState, CharLstmConfig, Decoder, LstmConfig, LstmState, Seed};
 
@@ -148,4 +149,29 @@ fn tied_weights_of_two_widths_score_behind_a_projection() {
     let mut decoder = Decoder::new(&model, 1);
     let [_, _, last] = [1, 2, 3].map(|token| decoder.step(&[token]).to_vec());
     assert!(relative_error(&last, &expected) < 1e-5);
+}
+
+#[test]
+fn normalised_outputs_are_those_of_the_equation_in_pieces_and_step_by_step() {
+    for (name, device) in devices() {
+        let config = CharLstmConfig::new(7, 20).with_layers(2).with_layer_norm(true);
+        let mut model = config.init(Seed::new(6), &device);
+        for (n, norm) in model.lstm.norms.iter_mut().enumerate() {
+            norm.gain = Param::from_tensor(tensor(cosines(n, 20, 2.0), [20], &device));
+            norm.bias = Param::from_tensor(tensor(cosines(n + 5, 20, 0.5), [20], &device));
+        }
+        let ids = [1u32, 2, 3, 6, 0, 2];
+        let data = TensorData::new(ids.map(|id| id as i32).to_vec(), [1, 6]);
+        let tokens = Tensor::<2, Int>::from_data(data, &device);
+        let (whole, _) = model.forward(tokens.clone(), None);
+        let (first, state) = model.forward(tokens.clone().narrow(1, 0, 2), None);
+        let (second, _) = model.forward(tokens.narrow(1, 2, 4), Some(state));
+        let pieces = values(Tensor::cat(vec![first, second], 1));
+        assert!(relative_error(&pieces, &values(whole.clone())) < 1e-5, "{name}");
+        // The decoder normalises by itself, and folds gain and bias into what is behind.
+        let mut decoder = Decoder::new(&model, 1);
+        let steps: Vec<f32> = ids.iter().flat_map(|&id| decoder.step(&[id]).to_vec()).collect();
+        let error = relative_error(&steps, &values(whole));
+        assert!(error < 1e-5, "{name}: {error:e}");
+    }
 }

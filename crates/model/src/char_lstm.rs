@@ -58,6 +58,9 @@ pub struct CharLstmConfig {
     /// <https://arxiv.org/abs/1708.02182>).
     #[config(default = 0.0)]
     pub dropconnect: f64,
+    /// Whether the outputs of every layer are normalised; see [`LayerNorm`](crate::LayerNorm).
+    #[config(default = false)]
+    pub layer_norm: bool,
     /// Whether the head uses the embedding's weights (Press and Wolf 2017,
     /// <https://arxiv.org/abs/1608.05859>); where E is not H, behind a projection from H to E.
     #[config(default = false)]
@@ -101,7 +104,8 @@ impl CharLstmConfig {
             .with_layers(layers)
             .with_dropout(self.dropout)
             .with_locked(self.locked)
-            .with_dropconnect(self.dropconnect);
+            .with_dropconnect(self.dropconnect)
+            .with_layer_norm(self.layer_norm);
         let (lstm, head, head_bias) = match self.initialization {
             Initialization::Poquelin => (lstm, Initializer::XavierUniform, Initializer::Zeros),
             Initialization::Pytorch => {

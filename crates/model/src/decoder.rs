@@ -2,9 +2,9 @@
 
 use burn::tensor::Tensor;
 
-use crate::CharLstm;
 use crate::kernels::decoding::{HeadWeights, LayerWeights, Stack};
 use crate::kernels::{cross_entropy, linear};
+use crate::{CharLstm, LayerNorm};
 
 /// A [`CharLstm`] that makes one step after the other, for some lanes at once, on the CPU:
 /// without gradients, without dropout, and without an allocation per step.
@@ -38,10 +38,15 @@ impl Decoder {
     /// Where there is no lane, or the network does not compute in float32.
     pub fn new(network: &CharLstm, lanes: usize) -> Self {
         assert!(lanes > 0, "a decoder has at least one lane");
+        let norms = &network.lstm.norms;
         let layers = network.lstm.layers.iter().enumerate().map(|(index, cell)| {
             let hidden = cell.d_hidden();
-            let bias = cell.bias().map_or_else(|| vec![0.0; 4 * hidden], numbers);
-            let input = numbers(cell.weight_input.val());
+            let bias = cell
+                .bias()
+                .unwrap_or_else(|| Tensor::zeros([4 * hidden], &cell.weight_input.val().device()));
+            let below = index.checked_sub(1).and_then(|below| norms.get(below));
+            let (input, bias) = behind(below, cell.weight_input.val(), bias);
+            let (input, bias) = (numbers(input), numbers(bias));
             let recurrent = numbers(cell.weight_recurrent.val());
             match index {
                 0 => {
@@ -53,12 +58,11 @@ impl Decoder {
             }
         });
         let layers: Vec<LayerWeights> = layers.collect();
-        let head = HeadWeights {
-            weight: numbers(network.head_weight()),
-            bias: numbers(network.head_bias.val()),
-        };
+        let (weight, bias) = behind(norms.last(), network.head_weight(), network.head_bias.val());
+        let head = HeadWeights { weight: numbers(weight), bias: numbers(bias) };
         let vocabulary = network.vocabulary();
-        Self { stack: Stack::new(&layers, &head, lanes), lanes, vocabulary }
+        let normalised = !norms.is_empty();
+        Self { stack: Stack::new(&layers, &head, lanes, normalised), lanes, vocabulary }
     }
 
     /// Reads one token in every lane; returns the scores of the tokens that may follow.
@@ -105,6 +109,13 @@ impl Decoder {
 /// What is too unlikely for a float32 has e⁻⁸⁷.
 pub fn softmax_weights(logits: &[f32], temperature: f32, weights: &mut Vec<f32>) -> f32 {
     cross_entropy::softmax_weights(logits, temperature, weights)
+}
+
+/// A linear map behind what normalises its input, as one behind an input of mean 0 and deviation 1.
+fn behind(norm: Option<&LayerNorm>, weight: Tensor<2>, bias: Tensor<1>) -> (Tensor<2>, Tensor<1>) {
+    let Some(norm) = norm else { return (weight, bias) };
+    let offset = norm.bias.val().unsqueeze::<2>().matmul(weight.clone()).squeeze_dim(0);
+    (weight * norm.gain.val().unsqueeze_dim(1), bias + offset)
 }
 
 fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {

@@ -55,6 +55,7 @@ mod initializer;
     )
 )]
 mod kernels;
+mod layer_norm;
 mod lstm;
 mod ops;
 mod parameters;
@@ -67,6 +68,7 @@ pub use cell::{CellState, LstmCell};
 pub use char_lstm::{CharLstm, CharLstmConfig, Initialization, TrainingLoss};
 pub use decoder::{Decoder, softmax_weights};
 pub use initializer::Initializer;
+pub use layer_norm::LayerNorm;
 pub use lstm::{Implementation, Lstm, LstmConfig};
 pub use ops::{LstmOps, adapt, lerp, linear, sum_of_squares};
 pub use parameters::identify_parameters;

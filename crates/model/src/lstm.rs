@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::dropout::{dropout, dropout_sequence};
-use crate::{CellState, Initializer, LstmCell, LstmState, Seed, SequenceInput};
+use crate::{CellState, Initializer, LayerNorm, LstmCell, LstmState, Seed, SequenceInput};
 
 /// How the recurrence of a layer is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +44,9 @@ pub struct LstmConfig {
     /// too: DropConnect (Merity et al. 2018, <https://arxiv.org/abs/1708.02182>).
     #[config(default = 0.0)]
     pub dropconnect: f64,
+    /// Whether the outputs of every layer are normalised; see [`LayerNorm`].
+    #[config(default = false)]
+    pub layer_norm: bool,
     /// How each gate's block of the input weights is drawn.
     #[config(default = "Initializer::XavierUniform")]
     pub input_initializer: Initializer,
@@ -94,8 +97,15 @@ impl LstmConfig {
             let d_input = if index == 0 { self.d_input } else { self.d_hidden };
             Self { d_input, ..*self }.init_cell(seed.derive("layer", index as u64), device)
         };
-        let layers = (0..layers).map(layer).collect();
-        Lstm { layers, dropout, locked, dropconnect, implementation }
+        let norms = if self.layer_norm { layers } else { 0 };
+        Lstm {
+            layers: (0..layers).map(layer).collect(),
+            norms: (0..norms).map(|_| LayerNorm::new(self.d_hidden, device)).collect(),
+            dropout,
+            locked,
+            dropconnect,
+            implementation,
+        }
     }
 
     /// Draws the weights of one cell, whatever `layers` says.
@@ -142,6 +152,8 @@ impl LstmConfig {
 pub struct Lstm {
     /// The layers, the lowest first.
     pub layers: Vec<LstmCell>,
+    /// What normalises the outputs of each of them; nothing where there are none.
+    pub norms: Vec<LayerNorm>,
     /// The probability of dropping an element between two layers.
     pub dropout: f64,
     /// Whether the same elements of a lane are dropped at every step.
@@ -160,7 +172,7 @@ impl Lstm {
     ///
     /// - input: `[B, T, D]`, B and T at least 1
     /// - state: `[L, B, H]`; zeros where `None`
-    /// - output: `[B, T, H]`, the hidden states of the highest layer
+    /// - output: `[B, T, H]`, the hidden states of the highest layer, normalised where that is asked
     /// - final state: `[L, B, H]`
     ///
     /// # Panics
@@ -222,7 +234,11 @@ impl Lstm {
                 let seed = seed.derive("dropconnect", index as u64);
                 weight = dropout(weight, self.dropconnect, seed);
             }
-            cell.run_sequence(input, weight, initial, self.implementation)
+            let (output, last) = cell.run_sequence(input, weight, initial, self.implementation);
+            match self.norms.get(index) {
+                Some(norm) => (norm.forward(output), last),
+                None => (output, last),
+            }
         };
         let (mut sequence, last) = run(0, cell, input, initial);
         finals.push(last);

@@ -177,6 +177,10 @@ pub struct EvaluateArgs {
     /// tells how far each weight moves.
     #[arg(long)]
     pub dynamic: bool,
+    /// Look for the settings with which the model learns best from the validation part, one after the
+    /// other, from those of the run on.
+    #[arg(long, requires = "dynamic", conflicts_with_all = ["split", "text"])]
+    pub tune: bool,
     /// Set one key of the section "dynamic", as in --set dynamic.rate=0.0003; may be repeated.
     #[arg(long = "set", value_name = "DYNAMIC.KEY=VALUE", requires = "dynamic")]
     pub assignments: Vec<String>,

@@ -87,18 +87,18 @@ impl Pieces {
 }
 
 /// Scores `text` with a network on a device with gradients, which learns from it as it reads;
-/// `training` is what it was trained on.
+/// `gathered` is from what it was trained on.
 ///
 /// # Errors
 ///
 /// Where the data cannot be served.
 pub fn evaluate(
     network: &CharLstm,
-    training: &Pieces,
+    gathered: &Gathered,
     text: &Pieces,
     config: DynamicConfig,
 ) -> Result<Score, Error> {
-    let weights = Gathered::of(network, training)?.into_weights(network, config);
+    let weights = gathered.weights(network, config);
     let mut tally = Tally::default();
     text.read(network.clone(), |network, loss, chars| {
         let gradients = GradientsParams::from_grads(loss.backward(), &network);
@@ -110,13 +110,18 @@ pub fn evaluate(
 
 /// The squares of the gradients on the training text, added up. Tensors of all ranks are kept flat.
 #[derive(Default)]
-struct Gathered {
+pub struct Gathered {
     squares: HashMap<ParamId, Tensor<1>>,
     pieces: usize,
 }
 
 impl Gathered {
-    fn of(network: &CharLstm, training: &Pieces) -> Result<Self, Error> {
+    /// Reads a text with a network on a device with gradients.
+    ///
+    /// # Errors
+    ///
+    /// Where the data cannot be served.
+    pub fn of(network: &CharLstm, training: &Pieces) -> Result<Self, Error> {
         let mut gathered = Self::default();
         training.read(network.clone(), |network, loss, _| {
             let gradients = GradientsParams::from_grads(loss.backward(), &network);
@@ -127,11 +132,11 @@ impl Gathered {
         Ok(gathered)
     }
 
-    fn into_weights(self, network: &CharLstm, config: DynamicConfig) -> HashMap<ParamId, Weight> {
+    fn weights(&self, network: &CharLstm, config: DynamicConfig) -> HashMap<ParamId, Weight> {
         let DynamicConfig { rate, decay, .. } = config;
         let pieces = self.pieces as f64;
         let roots: HashMap<ParamId, Tensor<1>> =
-            self.squares.into_iter().map(|(id, sum)| (id, (sum / pieces).sqrt())).collect();
+            self.squares.iter().map(|(id, sum)| (*id, (sum.clone() / pieces).sqrt())).collect();
         // The mean is over all weights of the network. Its sum is taken in the network's order.
         let mut weights = Weights { roots, found: Vec::new() };
         network.visit(&mut weights);

@@ -13,6 +13,7 @@ use super::product::add_product;
 use super::rows::Rows;
 use super::sequence::gather_units;
 use super::step::{GatePanels, Starts, StepForward};
+use crate::layer_norm::EPSILON;
 
 /// A layer's weights in row-major order.
 pub(crate) struct LayerWeights {
@@ -51,8 +52,14 @@ pub(crate) struct Stack {
 }
 
 impl Stack {
-    /// Packs the weights for so many lanes, with a state of zeros.
-    pub(crate) fn new(layers: &[LayerWeights], head: &HeadWeights, lanes: usize) -> Self {
+    /// Packs the weights for so many lanes, with a state of zeros; `normalised` is whether what a layer
+    /// gives to the one above has mean 0 and deviation 1.
+    pub(crate) fn new(
+        layers: &[LayerWeights],
+        head: &HeadWeights,
+        lanes: usize,
+        normalised: bool,
+    ) -> Self {
         /// Multiplications per thread that are worth meeting after each layer.
         const WORTH_MEETING: usize = 1 << 14;
         let count =
@@ -64,6 +71,7 @@ impl Stack {
             layers: layers.iter().map(|layer| Layer::new(layer, index, parts, lanes)).collect(),
             head: Head::new(head, index, parts, lanes),
             lanes,
+            normalised: normalised.then(|| vec![0.0; lanes * layers[0].hidden]),
         };
         let vocabulary = head.bias.len();
         Self {
@@ -115,6 +123,8 @@ struct Part {
     layers: Vec<Layer>,
     head: Head,
     lanes: usize,
+    /// What the layer below gives, `[B, H]`, where that is normalised.
+    normalised: Option<Vec<f32>>,
 }
 
 /// The piece of 0..`count` of a part, in whole multiples of `unit`; the last parts may have none.
@@ -197,6 +207,16 @@ impl Head {
     }
 }
 
+/// Every row with mean 0 and deviation 1.
+fn normalise(from: &[f32], to: &mut [f32], width: usize) {
+    for (from, to) in from.chunks_exact(width).zip(to.chunks_exact_mut(width)) {
+        let mean = from.iter().sum::<f32>() / width as f32;
+        let variance = from.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / width as f32;
+        let scale = 1.0 / (variance + EPSILON as f32).sqrt();
+        from.iter().zip(to).for_each(|(x, to)| *to = (x - mean) * scale);
+    }
+}
+
 /// A layer's step, or the head's.
 struct Phase<'a> {
     part: &'a mut Part,
@@ -212,12 +232,19 @@ impl WithSimd for Phase<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { part, phase, tokens, states, reversed } = self;
-        let Part { layers, head, lanes } = part;
+        let Part { layers, head, lanes, normalised } = part;
         let lanes = *lanes;
         let (below, layers) = layers.split_at_mut(phase);
         let below = below.last_mut().map(|layer| {
             states[phase - 1].read(0, &mut layer.h);
-            Rows::new(&layer.h, layer.h.len() / lanes)
+            let width = layer.h.len() / lanes;
+            match normalised {
+                Some(normalised) => {
+                    normalise(&layer.h, normalised, width);
+                    Rows::new(&*normalised, width)
+                }
+                None => Rows::new(&layer.h, width),
+            }
         });
         let Some(layer) = layers.first_mut() else {
             let Head { columns, weight, bias, logits } = head;

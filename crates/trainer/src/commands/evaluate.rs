@@ -6,6 +6,7 @@ use std::sync::Arc;
 use poquelin_data::Splits;
 use serde::Serialize;
 
+use super::tuning::{Texts, tune};
 use super::{print, print_json};
 use crate::cli::{EvaluateArgs, Part};
 use crate::config::Config;
@@ -53,6 +54,7 @@ fn evaluate(args: &EvaluateArgs, path: &Path, mut contents: Contents) -> Result<
     let corpus = Arc::new(source.read(&config.data, Some(vocabulary))?);
     let difference = Fingerprint::of(&corpus).difference(expected);
     let part = match (args.split, &difference) {
+        _ if args.tune => Part::Valid,
         (Some(part), _) => part,
         (None, None) => Part::Test,
         (None, Some(_)) => Part::All,
@@ -77,9 +79,12 @@ fn evaluate(args: &EvaluateArgs, path: &Path, mut contents: Contents) -> Result<
     let range = range(part, config, corpus.len())?;
     let score = if args.dynamic {
         let train = Splits::cut(training.len(), config.data.test, config.data.valid).train;
-        let training = Pieces::of_training(training, train, settings, &device)?;
+        let texts = Texts { network: &network, training, train, device: &device };
+        if args.tune {
+            return tune(&texts, corpus, range, settings, args.json);
+        }
         let text = Pieces::new(part.name(), corpus, range, settings, &device)?;
-        dynamic::evaluate(&network, &training, &text, settings)?
+        dynamic::evaluate(&network, &texts.gather(settings)?, &text, settings)?
     } else {
         let evaluation = Evaluation::new(part.name(), corpus, range, &device)?;
         evaluation.run(&LanguageModel { network }, |_, _| true)?

@@ -8,6 +8,7 @@ mod generate;
 mod resume;
 mod train;
 mod training;
+mod tuning;
 
 use std::io::{self, Write};
 

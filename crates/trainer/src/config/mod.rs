@@ -61,6 +61,7 @@ pub struct ModelConfig {
     pub dropout_embedding: f64,
     pub locked: bool,
     pub dropconnect: f64,
+    pub layer_norm: bool,
     pub tied: bool,
     pub activation: f64,
     pub temporal_activation: f64,
@@ -319,6 +320,7 @@ impl Config {
             .with_dropout_embedding(model.dropout_embedding)
             .with_locked(model.locked)
             .with_dropconnect(model.dropconnect)
+            .with_layer_norm(model.layer_norm)
             .with_tied(model.tied)
             .with_activation(model.activation)
             .with_temporal_activation(model.temporal_activation)
