@@ -77,6 +77,7 @@ pub(super) struct Ready<'a> {
 }
 
 /// A text, and what it is known by.
+#[derive(Clone)]
 pub(super) struct Text {
     pub(super) corpus: Arc<Corpus>,
     pub(super) vocabulary: Vocabulary,
@@ -232,7 +233,7 @@ fn schedule(config: &Config, train: &ChunkLoader) -> Schedule {
 /// The parts of the corpus, each in the shape in which it is read.
 pub(super) struct Parts {
     pub(super) train: ChunkLoader,
-    valid: Option<Evaluation>,
+    pub(super) valid: Option<Evaluation>,
     /// `None` where it is not to be scored.
     pub(super) test: Option<Evaluation>,
 }
