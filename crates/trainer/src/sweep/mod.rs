@@ -14,7 +14,7 @@ use toml::{Table, Value};
 
 use self::file::{Kind, SweepFile};
 use self::search::Values;
-pub use self::search::{Dimension, number};
+pub use self::search::{Dimension, number, written};
 use crate::config::Config;
 use crate::error::Error;
 use crate::text::TextSource;

@@ -122,6 +122,16 @@ impl Range {
     }
 }
 
+/// A value as people write it: texts without quotes, small numbers short.
+pub fn written(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        // In another form than `Display`, which spells 1e-9 out.
+        Value::Float(number) => format!("{number:?}"),
+        other => other.to_string(),
+    }
+}
+
 /// A value as a number, if it is one.
 pub fn number(value: &Value) -> Option<f64> {
     match value {

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::progress::{Console, Style};
 use crate::run_folder::{RunFolder, SweepFolder};
 use crate::signals::{Signal, Signals};
-use crate::sweep::Sweep;
+use crate::sweep::{Sweep, written};
 use crate::text::TextSource;
 use crate::threads;
 
@@ -124,10 +124,7 @@ fn train_all(
 
 /// A value as `--set` takes it.
 fn assignment((key, value): &(String, toml::Value)) -> String {
-    match value.as_str() {
-        Some(text) => format!("{key}={text}"),
-        None => format!("{key}={value}"),
-    }
+    format!("{key}={}", written(value))
 }
 
 /// What the program was called with, as a shell reads it.

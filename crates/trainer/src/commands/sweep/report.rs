@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::plotting::{Axis, Entry, Figure, Mark, PALETTE, Panel, Scale, Series, Stroke};
 use crate::progress::thousands;
 use crate::run_folder::SweepFolder;
-use crate::sweep::{Dimension, Sweep, number};
+use crate::sweep::{Dimension, Sweep, number, written};
 
 /// How many trials the curves of the best are drawn of.
 const COMPARED: usize = 3;
@@ -31,7 +31,7 @@ pub(super) fn print_table(records: &[Record], dimensions: &[Dimension]) -> Resul
     ];
     for record in records {
         let mut row = vec![record.trial.clone()];
-        row.extend(dimensions.iter().map(|dimension| word(&record.set[&dimension.key])));
+        row.extend(dimensions.iter().map(|dimension| written(&record.set[&dimension.key])));
         let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         let loss = |loss: Option<f64>| loss.map(|nats| format!("{nats:.4}"));
         let diverged = record.diverged_at_step.map(|step| format!("diverged at step {step}"));
@@ -128,11 +128,11 @@ pub(super) fn figure(records: &[Record], dimensions: &[Dimension]) -> Option<Fig
     })
 }
 
+/// Where a value lies.
+type Place = Box<dyn Fn(&Value) -> f64>;
+
 /// The scale of a key, and where its values lie on it.
-fn along<'a>(
-    scored: &[(&'a Record, f64)],
-    dimension: &Dimension,
-) -> (Scale, Box<dyn Fn(&Value) -> f64 + 'a>) {
+fn along(scored: &[(&Record, f64)], dimension: &Dimension) -> (Scale, Place) {
     let values: Vec<&Value> =
         scored.iter().map(|(record, _)| &record.set[&dimension.key]).collect();
     if values.iter().all(|value| number(value).is_some()) {
@@ -144,18 +144,13 @@ fn along<'a>(
         };
         return (scale, Box::new(|value| number(value).unwrap_or(f64::NAN)));
     }
-    let mut words: Vec<String> = values.into_iter().map(word).collect();
+    let mut words: Vec<String> = values.into_iter().map(written).collect();
     words.sort_unstable();
     words.dedup();
     let known = words.clone();
     let place = move |value: &Value| {
-        let word = word(value);
+        let word = written(value);
         known.iter().position(|known| *known == word).map_or(f64::NAN, |at| at as f64)
     };
     (Scale::Words(words), Box::new(place))
-}
-
-/// A value without the quotes of TOML.
-fn word(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
