@@ -19,11 +19,15 @@ mod failures;
 /// Writes, renames and syncs that fail.
 #[cfg(target_os = "linux")]
 mod faults;
+/// Curves as SVG.
+mod plot;
 /// Runs the program in a folder of its own.
 mod program;
 /// Runs that are killed, stopped, extended or diverge, and go on.
 mod resuming;
 /// `train`, `evaluate`, `generate` and `corpus stats` from end to end.
 mod runs;
+/// Sweeps: grids and draws, compared, interrupted and taken up again.
+mod sweep;
 /// Losses against PyTorch's; clipping.
 mod training;

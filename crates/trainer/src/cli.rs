@@ -34,6 +34,10 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// Let a run's model write.
     Generate(GenerateArgs),
+    /// Train with many configurations and tell which is best on validation text.
+    Sweep(SweepArgs),
+    /// Draw the losses of runs, epoch by epoch, as SVG.
+    Plot(PlotArgs),
     /// Look at a text as the trainer sees it.
     #[command(subcommand)]
     Corpus(CorpusCommand),
@@ -223,6 +227,45 @@ pub struct GenerateArgs {
     pub unknown: UnknownPolicy,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
+}
+
+/// Arguments of `poquelin sweep`.
+#[derive(Args, Debug)]
+pub struct SweepArgs {
+    /// The file that tells what to search over. The same command again goes on with a sweep that
+    /// was interrupted.
+    pub file: PathBuf,
+    /// The sweep's name, for a folder below runs/, or a path; the file's name by default.
+    #[arg(long, value_name = "NAME")]
+    pub run: Option<String>,
+    /// The text to learn from (data.text).
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+    /// Show progress in plain lines, also on a terminal.
+    #[arg(long)]
+    pub plain: bool,
+    /// End with a line of JSON per trial, the best first.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `poquelin plot`.
+#[derive(Args, Debug)]
+pub struct PlotArgs {
+    /// The runs: their names below runs/, or their folders.
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<String>,
+    /// Where to write the figure; curves.svg in the folder of the first run by default.
+    #[arg(long, value_name = "FILE.svg")]
+    pub out: Option<PathBuf>,
+    /// The lower end of the losses shown, in nats per character.
+    #[arg(long, value_name = "NATS", allow_negative_numbers = true)]
+    pub from: Option<f64>,
+    /// The upper end of the losses shown, in nats per character.
+    #[arg(long, value_name = "NATS", allow_negative_numbers = true)]
+    pub to: Option<f64>,
 }
 
 /// The subcommands of `poquelin corpus`.

@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::config::ConfigError;
 use crate::device::DeviceError;
 use crate::signals::Signal;
+use crate::sweep::SweepError;
 use crate::weights::WeightsError;
 
 /// What ended a command before its work was done.
@@ -17,6 +18,9 @@ pub enum Error {
     /// A configuration that cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A file that describes no sweep.
+    #[error(transparent)]
+    Sweep(#[from] SweepError),
     /// A device that is not there.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -83,6 +87,17 @@ pub enum Error {
         /// What is missing.
         reason: String,
     },
+    /// A folder that is no sweep's.
+    #[error("{} is not the folder of a sweep: {reason}; give another name with --run", path.display())]
+    NotASweep {
+        /// The folder.
+        path: PathBuf,
+        /// What is in the way.
+        reason: String,
+    },
+    /// A run with nothing to draw.
+    #[error("the run {} has no finished epoch yet; train it on with `poquelin resume`", .0.display())]
+    NoEpochs(PathBuf),
     /// A file of a run that does not hold what it should.
     #[error("{} is damaged: {reason}", path.display())]
     Damaged {
@@ -187,6 +202,26 @@ pub enum Error {
     /// Training broke off inside burn-train.
     #[error("training broke off: {0}")]
     Training(String),
+    /// The sweep was interrupted and is saved.
+    #[error(
+        "interrupted by {signal}: {done} of {all} trials have ended{}; go on with `{command}`",
+        match saved {
+            Some((run, step)) => format!(", and {} is saved as of step {step}", run.display()),
+            None => String::new(),
+        }
+    )]
+    SweepInterrupted {
+        /// What interrupted it.
+        signal: Signal,
+        /// Trials that have ended.
+        done: usize,
+        /// All trials.
+        all: usize,
+        /// The trial that was under way, and its last step.
+        saved: Option<(PathBuf, u64)>,
+        /// What goes on with it.
+        command: String,
+    },
     /// The run was interrupted and is saved.
     #[error(
         "interrupted by {signal}; the run is saved in {0} as of step {step}; go on with \
@@ -209,6 +244,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_)
+            | Self::Sweep(_)
             | Self::Device(_)
             | Self::Corpus { .. }
             | Self::Layout { .. }
@@ -220,6 +256,8 @@ impl Error {
             | Self::RunExists(_)
             | Self::RunBusy(_)
             | Self::NotARun { .. }
+            | Self::NotASweep { .. }
+            | Self::NoEpochs(_)
             | Self::Damaged { .. }
             | Self::Weights { .. }
             | Self::BenchLine { .. }
@@ -233,7 +271,9 @@ impl Error {
             | Self::Output(_)
             | Self::Diverged { .. }
             | Self::Training(_) => 1,
-            Self::Interrupted { signal, .. } | Self::InterruptedEarly(signal) => signal.exit_code(),
+            Self::Interrupted { signal, .. }
+            | Self::SweepInterrupted { signal, .. }
+            | Self::InterruptedEarly(signal) => signal.exit_code(),
         }
     }
 }

@@ -5,7 +5,9 @@ mod corpus;
 mod devices;
 mod evaluate;
 mod generate;
+mod plot;
 mod resume;
+mod sweep;
 mod train;
 mod training;
 mod tuning;
@@ -26,6 +28,8 @@ pub fn run(command: Command) -> Result<(), Error> {
         Command::Resume(args) => resume::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Sweep(args) => sweep::run(&args),
+        Command::Plot(args) => plot::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Corpus(CorpusCommand::Stats(args)) => corpus::stats(&args),

@@ -16,6 +16,7 @@ use crate::config::{Changes, Config};
 use crate::device::{DeviceChoice, DeviceError};
 use crate::error::Error;
 use crate::learning::model::LanguageModel;
+use crate::learning::optimizer_state::TappedAdamW;
 use crate::learning::strategy::{Restored, Standing};
 use crate::ledger::{Best, Progress};
 use crate::model_file::{Header, Machine};
@@ -89,25 +90,10 @@ fn resume(args: &ResumeArgs, beginning: Beginning) -> Result<(), Error> {
     let parts = Parts::new(&config, &text.corpus, &gradient_device.clone().inner())?;
     config.data.text = source.lasting_name();
 
-    let (adam_w, mut warnings) = (adam_w(&config), Vec::new());
-    let (network, optimizer, standing) = match newest {
-        Some(newest) => {
-            check_place(&newest, &parts)?;
-            let Newest { path, contents, damaged } = newest;
-            let Restored { network, optimizer, mut standing } =
-                Restored::new(&path, contents, adam_w.clone(), &gradient_device)?;
-            read_best(&folder, &text, &gradient_device, &mut standing, &mut warnings)?;
-            for (path, error) in damaged {
-                folder.put_away(&path)?;
-                warnings.push(format!("{error}; the checkpoint before it is taken"));
-            }
-            (network, optimizer, standing)
-        }
-        None => {
-            let network = fresh_network(&config, &text.vocabulary, &gradient_device);
-            (network, ModuleOptimizer::from(adam_w.clone()), Standing::default())
-        }
-    };
+    let adam_w = adam_w(&config);
+    let (restored, warnings) =
+        revive(&folder, newest, &config, &text, &parts, &adam_w, &gradient_device)?;
+    let Restored { network, optimizer, standing } = restored;
     if let Some(signal) = signals.received() {
         return Err(Error::InterruptedEarly(signal));
     }
@@ -149,6 +135,33 @@ fn resume(args: &ResumeArgs, beginning: Beginning) -> Result<(), Error> {
     })
 }
 
+/// Puts a run where its newest checkpoint was, or else at its beginning. Says what is lost of it.
+pub(super) fn revive(
+    folder: &RunFolder,
+    newest: Option<Newest>,
+    config: &Config,
+    text: &Text,
+    parts: &Parts,
+    adam_w: &TappedAdamW,
+    device: &Device,
+) -> Result<(Restored, Vec<String>), Error> {
+    let Some(newest) = newest else {
+        let network = fresh_network(config, &text.vocabulary, device);
+        let optimizer = ModuleOptimizer::from(adam_w.clone());
+        return Ok((Restored { network, optimizer, standing: Standing::default() }, Vec::new()));
+    };
+    check_place(&newest, parts)?;
+    let Newest { path, contents, damaged } = newest;
+    let mut warnings = Vec::new();
+    let mut restored = Restored::new(&path, contents, adam_w.clone(), device)?;
+    read_best(folder, text, device, &mut restored.standing, &mut warnings)?;
+    for (path, error) in damaged {
+        folder.put_away(&path)?;
+        warnings.push(format!("{error}; the checkpoint before it is taken"));
+    }
+    Ok((restored, warnings))
+}
+
 /// The configuration to go on with: the run's own, or the one given, and what is set.
 fn wanted(args: &ResumeArgs, folder: &RunFolder, header: Option<&Header>) -> Result<Config, Error> {
     let assignments = &args.config.assignments;
@@ -167,7 +180,7 @@ fn wanted(args: &ResumeArgs, folder: &RunFolder, header: Option<&Header>) -> Res
 }
 
 /// What changes, and may.
-fn check_changes(
+pub(super) fn check_changes(
     folder: &RunFolder,
     header: &Header,
     config: &Config,
@@ -268,7 +281,7 @@ fn read_best(
 }
 
 /// How what follows relates to the run as it would have been.
-fn exactness(was: Option<&Machine>, now: &Machine) -> String {
+pub(super) fn exactness(was: Option<&Machine>, now: &Machine) -> String {
     let tuned = cfg!(any(feature = "fusion", feature = "autotune"));
     match was {
         None => "from the beginning, for it has no checkpoint".to_owned(),

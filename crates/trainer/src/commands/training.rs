@@ -45,13 +45,14 @@ pub(super) struct Summary {
     run: String,
     pub(super) epochs: usize,
     pub(super) steps: u64,
-    parameters: usize,
+    pub(super) parameters: usize,
     backend: String,
-    seconds: f64,
-    chars_per_second: f64,
+    pub(super) seconds: f64,
+    pub(super) chars_per_second: f64,
     train: Score,
-    valid: Option<Score>,
-    test: Score,
+    pub(super) valid: Option<Score>,
+    /// Of a trial of a sweep it stays unknown.
+    test: Option<Score>,
 }
 
 /// A run that is ready to go on from where it stands.
@@ -76,6 +77,7 @@ pub(super) struct Ready<'a> {
 }
 
 /// A text, and what it is known by.
+#[derive(Clone)]
 pub(super) struct Text {
     pub(super) corpus: Arc<Corpus>,
     pub(super) vocabulary: Vocabulary,
@@ -89,9 +91,29 @@ impl Text {
     }
 }
 
+/// A run that has ended well.
+pub(super) struct Finished {
+    pub(super) summary: Summary,
+    config: Config,
+    vocabulary: Vocabulary,
+    model: LanguageModel,
+}
+
 /// Trains to the end, and tells of it.
 pub(super) fn finish(ready: Ready<'_>) -> Result<(), Error> {
-    let Ready { show, device, config, text, choice, console, mut folder, .. } = ready;
+    let Ready { show, device, .. } = ready;
+    let Finished { summary, config, vocabulary, model } = complete(ready)?;
+    let seed = Seed::new(config.train.seed).derive("last sample", 0);
+    let sampling = Sampling { temperature: config.sample.temperature, seed };
+    let prompt = &config.sample.prompt;
+    let sample = write_sample(&model.network, &vocabulary, prompt, LAST_SAMPLE, sampling);
+    report(device, &summary, &vocabulary, &sample)?;
+    if show.json { print_json(&summary) } else { Ok(()) }
+}
+
+/// Trains to the end, and leaves the run's folder finished.
+pub(super) fn complete(ready: Ready<'_>) -> Result<Finished, Error> {
+    let Ready { show, config, text, choice, console, mut folder, .. } = ready;
     let parameters = ready.network.num_params();
     let schedule = schedule(&config, &ready.parts.train);
     let standing = ready.standing;
@@ -125,8 +147,11 @@ pub(super) fn finish(ready: Ready<'_>) -> Result<(), Error> {
     drop(console);
     let Ending { model, progress, ledger, train, valid, test } = ending?;
     let mut header = Header::new(&config, &text.vocabulary, &text.fingerprint, progress);
-    header.scores =
-        Scores { train: Some(train.into()), valid: valid.map(Into::into), test: Some(test.into()) };
+    header.scores = Scores {
+        train: Some(train.into()),
+        valid: valid.map(Into::into),
+        test: test.map(Into::into),
+    };
     folder.write_model(&Contents::model(header, &model.network))?;
     let summary = Summary {
         run: folder.path().display().to_string(),
@@ -141,13 +166,7 @@ pub(super) fn finish(ready: Ready<'_>) -> Result<(), Error> {
         test,
     };
     folder.finish(&summary)?;
-
-    let seed = Seed::new(config.train.seed).derive("last sample", 0);
-    let sampling = Sampling { temperature: config.sample.temperature, seed };
-    let prompt = &config.sample.prompt;
-    let sample = write_sample(&model.network, &text.vocabulary, prompt, LAST_SAMPLE, sampling);
-    report(device, &summary, &text.vocabulary, &sample)?;
-    if show.json { print_json(&summary) } else { Ok(()) }
+    Ok(Finished { summary, config, vocabulary: text.vocabulary, model })
 }
 
 /// A network with the weights that its run begins with.
@@ -214,8 +233,9 @@ fn schedule(config: &Config, train: &ChunkLoader) -> Schedule {
 /// The parts of the corpus, each in the shape in which it is read.
 pub(super) struct Parts {
     pub(super) train: ChunkLoader,
-    valid: Option<Evaluation>,
-    test: Evaluation,
+    pub(super) valid: Option<Evaluation>,
+    /// `None` where it is not to be scored.
+    pub(super) test: Option<Evaluation>,
 }
 
 impl Parts {
@@ -241,7 +261,8 @@ impl Parts {
         }
         let evaluation = |split, range| Evaluation::new(split, corpus.clone(), range, device);
         let valid = (data.valid > 0.0).then(|| evaluation("valid", splits.valid)).transpose()?;
-        Ok(Self { train, valid, test: evaluation("test", splits.test)? })
+        let test = Some(evaluation("test", splits.test)?);
+        Ok(Self { train, valid, test })
     }
 }
 
@@ -294,10 +315,11 @@ fn report(
         )
     };
     print(&part("train", &summary.train))?;
-    if let Some(valid) = &summary.valid {
-        print(&part("valid", valid))?;
+    for (name, score) in [("valid", &summary.valid), ("test", &summary.test)] {
+        if let Some(score) = score {
+            print(&part(name, score))?;
+        }
     }
-    print(&part("test", &summary.test))?;
     print(&format!("\n{sample}\n"))?;
     print(&format!(
         "{} steps in {}; the run is in {}\nnow try",
@@ -305,8 +327,7 @@ fn report(
         duration(summary.seconds),
         summary.run
     ))?;
-    // As the program was called, so that the commands can be copied.
-    let program = quoted(&std::env::args().next().unwrap_or_else(|| "poquelin".to_owned()));
+    let program = program();
     let run = quoted(&summary.run);
     let device = device.map(|name| format!(" --device {name}")).unwrap_or_default();
     let prompt = if vocabulary.encode("TOINON").is_ok() { " --prompt TOINON" } else { "" };
@@ -314,8 +335,13 @@ fn report(
     print(&format!("  {program} evaluate {run}{device} --split train"))
 }
 
+/// The program as it was called, so that commands that begin with it can be copied.
+pub(super) fn program() -> String {
+    quoted(&std::env::args().next().unwrap_or_else(|| "poquelin".to_owned()))
+}
+
 /// A word as a shell reads it.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "/._-+=:@".contains(c);
     if word.chars().all(plain) {
         word.to_owned()

@@ -22,8 +22,12 @@ impl Layers {
             origin: origin.to_owned(),
             message: error.to_string().trim_end().to_owned(),
         };
-        let file: Table = text.parse().map_err(syntax)?;
-        for (section, content) in file {
+        self.add_table(origin, text.parse().map_err(syntax)?)
+    }
+
+    /// Writes every key of a table of sections over what is there.
+    pub(super) fn add_table(&mut self, origin: &str, table: Table) -> Result<(), ConfigError> {
+        for (section, content) in table {
             match content {
                 Value::Table(keys) if self.table.contains_key(&section) => {
                     for (key, value) in keys {

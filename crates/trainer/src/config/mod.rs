@@ -4,6 +4,7 @@
 //! the values of those that a file leaves out.
 
 mod changes;
+mod keys;
 mod layers;
 
 use std::path::{Path, PathBuf};

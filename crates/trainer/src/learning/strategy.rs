@@ -54,8 +54,8 @@ pub struct Job {
     pub chunks: ChunkLoader,
     /// The validation part, if there is one.
     pub valid: Option<Evaluation>,
-    /// The test part.
-    pub test: Evaluation,
+    /// The test part, if it is to be scored.
+    pub test: Option<Evaluation>,
     /// Where the run shows itself.
     pub console: Arc<Console>,
     /// What may ask it to stop.
@@ -87,8 +87,8 @@ pub struct Ending {
     pub train: Score,
     /// The kept model's score on the validation part.
     pub valid: Option<Score>,
-    /// The kept model's score on the test part.
-    pub test: Score,
+    /// The kept model's score on the test part, if that was to be scored.
+    pub test: Option<Score>,
 }
 
 /// Trains in order, chunk after chunk, with the recurrent state carried from each to the next.
@@ -225,7 +225,7 @@ impl Session {
             let model = self.current_model();
             let valid = self.validate(epoch, &model)?;
             let test = match self.job.config.train.test_every_epoch {
-                true => Some(self.test(&model)?),
+                true => self.test(&model)?,
                 false => None,
             };
             self.finish_epoch(epoch, &model, valid, test)?;
@@ -234,7 +234,7 @@ impl Session {
             self.job.console.line("no better for a while: stopping early");
         }
         let model = self.kept_model();
-        let (test, _) = self.test(&model)?;
+        let test = self.test(&model)?.map(|(score, _)| score);
         self.settle_last()?;
         if self.metrics_cut {
             self.job.run.set_metrics(&self.ledger.metrics)?;
@@ -397,13 +397,16 @@ impl Session {
     }
 
     /// The score on the test part, and how many seconds it took.
-    fn test(&self, model: &LanguageModel) -> Result<(Score, f64), Error> {
+    fn test(&self, model: &LanguageModel) -> Result<Option<(Score, f64)>, Error> {
+        let Some(test) = &self.job.test else {
+            return Ok(None);
+        };
         self.job.console.phase(Some("testing"));
         let began = Instant::now();
-        let score = self.job.test.run(model, |_, _| !self.asked_to_stop())?;
+        let score = test.run(model, |_, _| !self.asked_to_stop())?;
         self.job.console.phase(None);
         self.stop_if_asked()?;
-        Ok((score, began.elapsed().as_secs_f64()))
+        Ok(Some((score, began.elapsed().as_secs_f64())))
     }
 
     /// Adds an epoch to the run's sums, tells of it and saves it.

@@ -1,4 +1,4 @@
-//! How the folder of a run is laid out. No other file knows.
+//! How the folder of a run is laid out. No other file knows. (`sweeps.rs` has that of a sweep.)
 //!
 //! ```text
 //! runs/NAME/
@@ -14,11 +14,14 @@
 //!   divergence.json      the step at which the loss or the gradient was no number
 //!   model.safetensors    the finished model
 //!   summary.json         how it ended
+//!   curves.svg           its losses, once somebody has drawn them
 //!   .lock                locked by the process that writes here, as long as it lives
 //! ```
 
 mod checkpoints;
 mod files;
+mod metrics;
+mod sweeps;
 
 use std::fs::{self, File};
 use std::io;
@@ -31,6 +34,8 @@ use serde::de::DeserializeOwned;
 
 pub use self::checkpoints::{Newest, find_model};
 use self::files::{append, check_idle, lock, remove_unfinished, replace};
+pub use self::metrics::{Measurement, Measurements};
+pub use self::sweeps::SweepFolder;
 use crate::config::Config;
 use crate::error::Error;
 use crate::text::Fingerprint;
@@ -45,14 +50,26 @@ const CHECKPOINTS: &str = "checkpoints";
 const BEST: &str = "best.safetensors";
 const MODEL: &str = "model.safetensors";
 const SUMMARY: &str = "summary.json";
+const CURVES: &str = "curves.svg";
 const RUNS: &str = "runs";
 const UNFINISHED: &str = ".unfinished";
 const DAMAGED: &str = ".damaged";
 const LOCK: &str = ".lock";
 
 /// All that stands in the folder of a run.
-const OWN: [&str; 10] =
-    [CONFIG, VOCABULARY, CORPUS, METRICS, EVENTS, CHECKPOINTS, DIVERGENCE, MODEL, SUMMARY, LOCK];
+const OWN: [&str; 11] = [
+    CONFIG,
+    VOCABULARY,
+    CORPUS,
+    METRICS,
+    EVENTS,
+    CHECKPOINTS,
+    DIVERGENCE,
+    MODEL,
+    SUMMARY,
+    CURVES,
+    LOCK,
+];
 
 /// The folder of a run.
 #[derive(Clone, Debug)]
@@ -249,7 +266,20 @@ impl RunFolder {
     ///
     /// Where its file cannot be read or is none.
     pub fn summary<T: DeserializeOwned>(&self) -> Result<Option<T>, Error> {
-        let path = self.path.join(SUMMARY);
+        self.read_json(SUMMARY)
+    }
+
+    /// Which text the run is about; `None` where its file is gone.
+    ///
+    /// # Errors
+    ///
+    /// Where its file cannot be read or is none.
+    pub fn fingerprint(&self) -> Result<Option<Fingerprint>, Error> {
+        self.read_json(CORPUS)
+    }
+
+    fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Error> {
+        let path = self.path.join(name);
         let damaged =
             |path, error: serde_json::Error| Error::Damaged { path, reason: error.to_string() };
         match fs::read(&path) {
