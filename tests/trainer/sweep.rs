@@ -243,3 +243,19 @@ fn bad_sweeps_touch_nothing() {
     assert_eq!(done.code, 2);
     assert!(done.stderr.contains("runs/small is not the folder of a sweep: it holds precious"));
 }
+
+#[test]
+fn one_key_at_a_time_begins_with_none() {
+    let rates = r#""optimizer.learning_rate" = [1e-9, 0.01]"#;
+    let each = GRID.replace("grid", "each").replace(rates, r#""model.layers" = [2, 1]"#);
+    let done = folder(&each).ok(&SWEEP);
+    let headings: Vec<&str> =
+        done.stderr.lines().filter(|line| line.starts_with("trial ")).collect();
+    // Two of the values are those to begin with.
+    let expected = [
+        "trial 1 of 3: model.hidden=12 model.layers=2",
+        "trial 2 of 3: model.hidden=6 model.layers=2",
+        "trial 3 of 3: model.hidden=12 model.layers=1",
+    ];
+    assert_eq!(headings, expected, "{}", done.stderr);
+}

@@ -27,6 +27,8 @@ pub(super) struct SweepFile {
 pub(super) enum Kind {
     /// Each with each.
     Grid,
+    /// One at a time, with everything else as it stands.
+    Each,
     /// By chance.
     Random,
 }

@@ -113,6 +113,7 @@ impl Sweep {
         }
         let (asked, combinations) = match file.kind {
             Kind::Grid => plan.grid(&file, &dimensions)?,
+            Kind::Each => plan.each(&file, &dimensions)?,
             Kind::Random => plan.draws(&file, &dimensions)?,
         };
         let mut trials: Vec<Trial> = Vec::new();
@@ -180,20 +181,49 @@ impl Plan<'_> {
         Ok(self.base.with_table(&origin, sections(assignments))?)
     }
 
-    /// Every combination, and how many they are.
-    fn grid(&self, file: &SweepFile, dimensions: &[Dimension]) -> Result<Combinations, Error> {
+    /// What the file lists for each key, where nothing is left to chance.
+    fn lists<'a>(
+        &self,
+        file: &SweepFile,
+        dimensions: &'a [Dimension],
+    ) -> Result<Vec<&'a [Value]>, Error> {
         let given = [("trials", file.trials.is_some()), ("seed", file.seed.is_some())];
         if let Some((key, _)) = given.iter().find(|(_, given)| *given) {
-            return Err(self.bad(key, "kind = \"random\" with it", "kind = \"grid\""));
+            let got = format!("kind = {:?}", format!("{:?}", file.kind).to_lowercase());
+            return Err(self.bad(key, "kind = \"random\" with it", &got));
         }
-        let mut lists: Vec<&[Value]> = Vec::new();
-        for Dimension { key, values } in dimensions {
-            let Values::List(list) = values else {
+        let list = |dimension: &'a Dimension| match &dimension.values {
+            Values::List(list) => Ok(list.as_slice()),
+            Values::Range { .. } => {
                 let expected = "a list of values; a range needs kind = \"random\"";
-                return Err(self.bad(key, expected, "a range"));
-            };
-            lists.push(list);
+                Err(self.bad(&dimension.key, expected, "a range"))
+            }
+        };
+        dimensions.iter().map(list).collect()
+    }
+
+    /// Everything as it stands, and then one key after the other with each of its values.
+    fn each(&self, file: &SweepFile, dimensions: &[Dimension]) -> Result<Combinations, Error> {
+        let lists = self.lists(file, dimensions)?;
+        let base = self.layered(&self.set)?;
+        let value = |dimension: &Dimension| {
+            base.value(&dimension.key).expect("a key that is searched over is known")
+        };
+        let start: Vec<Value> = dimensions.iter().map(value).collect();
+        let mut combinations = vec![start.clone()];
+        for (place, list) in lists.into_iter().enumerate() {
+            combinations.extend(list.iter().map(|value| {
+                let mut changed = start.clone();
+                changed[place] = value.clone();
+                changed
+            }));
         }
+        Ok((combinations.len(), combinations))
+    }
+
+    /// Every combination, and how many they are.
+    fn grid(&self, file: &SweepFile, dimensions: &[Dimension]) -> Result<Combinations, Error> {
+        let lists = self.lists(file, dimensions)?;
         let sizes = lists.iter().map(|list| list.len() as u128);
         let count = sizes.fold(1, u128::saturating_mul);
         if count > MOST as u128 {
