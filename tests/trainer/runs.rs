@@ -137,6 +137,17 @@ fn a_model_can_learn_from_what_it_is_scored_on() {
     assert!((nats(&whole) - nats(&fixed)).abs() < 1e-5, "{whole} {fixed}");
     let refused = folder.run(&["evaluate", "tiny", "--set", "dynamic.rate=0", "--device", CPU]);
     assert_eq!(refused.code, 2, "{}", refused.stderr);
+    // Settings are looked for on validation text, and what they are said to score they score.
+    let tune = ["evaluate", "tiny", "--dynamic", "--tune", "--json", "--device", CPU];
+    let tried: Vec<Value> =
+        folder.ok(&tune).stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(tried.len() > 6, "every key goes up and down: {tried:?}");
+    let best = tried.iter().min_by(|a, b| nats(a).total_cmp(&nats(b))).unwrap();
+    let set = |key: &str| format!("dynamic.{key}={}", best[key]);
+    let [characters, rate, decay] = ["characters", "rate", "decay"].map(set);
+    let settings = ["--split", "valid", "--set", &characters, "--set", &rate, "--set", &decay];
+    assert_eq!(nats(&evaluate(&with(&["--dynamic"], &settings))), nats(best));
+    assert!(nats(best) < nats(&tried[0]), "{tried:?}");
 }
 
 #[test]

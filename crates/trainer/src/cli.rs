@@ -183,7 +183,7 @@ pub struct EvaluateArgs {
     pub dynamic: bool,
     /// Look for the settings with which the model learns best from the validation part, one after the
     /// other, from those of the run on.
-    #[arg(long, requires = "dynamic", conflicts_with_all = ["split", "text"])]
+    #[arg(long, requires = "dynamic", conflicts_with = "split")]
     pub tune: bool,
     /// Set one key of the section "dynamic", as in --set dynamic.rate=0.0003; may be repeated.
     #[arg(long = "set", value_name = "DYNAMIC.KEY=VALUE", requires = "dynamic")]
