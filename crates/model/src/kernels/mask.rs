@@ -65,9 +65,9 @@ impl WithSimd for Draw<'_> {
 #[inline(always)]
 fn tile_of(tile: u64, key: u64) -> [[u32; BLOCKS]; 4] {
     let mut words = [[0; BLOCKS]; 4];
-    for block in 0..BLOCKS {
-        let counter = tile * BLOCKS as u64 + block as u64;
-        [words[0][block], words[1][block]] = halves(counter);
+    let [low, high, ..] = &mut words;
+    for (counter, (low, high)) in (tile * BLOCKS as u64..).zip(low.iter_mut().zip(high)) {
+        [*low, *high] = halves(counter);
     }
     rounds(words, halves(key))
 }
