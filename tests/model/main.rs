@@ -3,6 +3,8 @@
 
 /// The fused operation against the reference, over awkward shapes.
 mod fused;
+/// What a training step minimises.
+mod objective;
 /// Values and gradients against PyTorch's `nn.LSTM`.
 mod parity;
 /// Seeds: the same weights and masks everywhere, and the same ids in every run.

@@ -116,9 +116,8 @@ impl<B: Kernels, C: CheckpointStrategy> LstmOps for Autodiff<B, C> {
         trained: FloatTensor<Self>,
         pull: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        let [gradient, rates, trained, pull] =
-            [gradient, rates, trained, pull].map(|tensor| tensor.into_primitive());
-        let moved = <B as Kernels>::adapt(weights.into_primitive(), gradient, rates, trained, pull);
+        let forces = [gradient, rates, trained, pull].map(|tensor| tensor.into_primitive());
+        let moved = <B as Kernels>::adapt(weights.into_primitive(), forces);
         <Self as AutodiffBackend>::from_inner(moved)
     }
 

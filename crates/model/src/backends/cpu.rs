@@ -115,20 +115,15 @@ impl<B: CpuTensors> Kernels for B {
         B::tensor(numbers, shape)
     }
 
-    fn adapt(
-        weights: FloatTensor<Self>,
-        gradient: FloatTensor<Self>,
-        rates: FloatTensor<Self>,
-        trained: FloatTensor<Self>,
-        pull: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
+    fn adapt(weights: FloatTensor<Self>, forces: [FloatTensor<Self>; 4]) -> FloatTensor<Self> {
         let shape = TensorMetadata::shape(&weights);
         let mut numbers = B::into_numbers(weights);
+        let [gradient, rates, trained, pull] = &forces;
         let forces = Forces {
-            gradient: &B::numbers(&gradient),
-            rates: &B::numbers(&rates),
-            trained: &B::numbers(&trained),
-            pull: &B::numbers(&pull),
+            gradient: &B::numbers(gradient),
+            rates: &B::numbers(rates),
+            trained: &B::numbers(trained),
+            pull: &B::numbers(pull),
         };
         adapt::adapt(&mut numbers, forces);
         B::tensor(numbers, shape)

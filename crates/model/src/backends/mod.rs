@@ -156,15 +156,9 @@ pub(crate) trait Kernels: Backend {
         plain::lerp::<Self>(from, to, share)
     }
 
-    /// weights − rates · gradient + pull · (trained − weights).
-    fn adapt(
-        weights: FloatTensor<Self>,
-        gradient: FloatTensor<Self>,
-        rates: FloatTensor<Self>,
-        trained: FloatTensor<Self>,
-        pull: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        plain::adapt::<Self>(weights, [gradient, rates, trained, pull])
+    /// weights − rates · gradient + pull · (trained − weights), from gradient, rates, trained and pull.
+    fn adapt(weights: FloatTensor<Self>, forces: [FloatTensor<Self>; 4]) -> FloatTensor<Self> {
+        plain::adapt::<Self>(weights, forces)
     }
 
     /// A tensor times a number, given as `[1]`.
@@ -253,7 +247,7 @@ impl<B: Kernels> LstmOps for B {
         trained: FloatTensor<Self>,
         pull: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        <B as Kernels>::adapt(weights, gradient, rates, trained, pull)
+        <B as Kernels>::adapt(weights, [gradient, rates, trained, pull])
     }
 
     fn adamw(

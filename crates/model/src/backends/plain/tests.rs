@@ -106,8 +106,7 @@ fn head_loss_and_optimizer_are_those_of_the_kernels() {
     );
 
     let forces = || [3, 4, 5, 6].map(|seed| tensor(seed, [4, 9]));
-    let [g, r, t, p] = forces();
-    let adapted = <NdArray as Kernels>::adapt(weight.clone(), g, r, t, p);
+    let adapted = <NdArray as Kernels>::adapt(weight.clone(), forces());
     assert_close("adapted", &adapt::<NdArray>(weight.clone(), forces()), &adapted);
 
     let step = AdamWStep {
