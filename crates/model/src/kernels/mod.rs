@@ -27,6 +27,7 @@ mod prefetch;
 mod product;
 mod rows;
 pub(crate) mod sequence;
+mod spare;
 mod step;
 pub(crate) mod tokens;
 

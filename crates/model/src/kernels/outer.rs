@@ -1,81 +1,140 @@
 //! Sums of outer products: what rows contribute to the gradient of a weight.
 //!
-//! Both factors are read where they lie. Their rows are far too many to be packed for nothing, and
-//! a tile reads so little of each that the second-level cache keeps up with the multipliers.
+//! Rows of a sequence often lie a power of two apart, where a cache has room for a few of them only.
+//! So some rows at a time are laid ready: of the right factor a panel of columns, which stays in the
+//! first-level cache while all of the left one streams by.
 
 use pulp::{Simd, WithSimd};
 
 use super::cell::{load, store};
+use super::packing::{PanelRow, STREAMS, WIDTH};
+use super::parallel::Piece;
+use super::prefetch::prefetch;
 use super::rows::Rows;
+
+/// Rows that are laid ready at a time.
+const DEPTH: usize = 128;
+/// Numbers of the left factor that lie side by side.
+const BLOCK: usize = 8;
 
 /// `to += leftᵀ × right`, for `left` `[K, M]`, `right` `[K, N]` and `to` `[M, N]`: the sum of K
 /// outer products, in the order of the rows.
 ///
 /// # Panics
 ///
-/// Where the two are not grouped alike.
+/// Where the two have not the same number of rows.
 #[inline(always)]
 pub(super) fn add_outer<S: Simd>(simd: S, left: Rows<'_>, right: Rows<'_>, to: &mut [f32]) {
-    assert_eq!(left.group(), right.group(), "rows in groups of their own");
-    let columns = right.width();
-    let mut first = 0;
-    while first < columns {
-        first += match columns - first {
-            rest if rest >= 2 * S::F32_LANES => {
-                add_column::<S, 2>(simd, left, right, first, 2 * S::F32_LANES, to)
+    assert_eq!(left.count(), right.count(), "a row of the right factor for each of the left");
+    let mut blocks = Vec::new();
+    let mut panel = [PanelRow([0.0; WIDTH]); DEPTH];
+    for depths in Piece::all(left.count(), DEPTH) {
+        lay_blocks(left, depths, &mut blocks);
+        let rows: [&[f32]; DEPTH] = std::array::from_fn(|index| {
+            if index < depths.length { right.row(depths.start + index) } else { &[] }
+        });
+        let rows = &rows[..depths.length];
+        for first in (0..right.width()).step_by(WIDTH) {
+            let width = WIDTH.min(right.width() - first);
+            for (to, row) in panel.iter_mut().zip(rows) {
+                copy_first(&mut to.0, &row[first..]);
             }
-            rest => add_column::<S, 1>(simd, left, right, first, rest.min(S::F32_LANES), to),
-        };
+            let panel = &panel[..depths.length];
+            for part in (0..width).step_by(2 * S::F32_LANES) {
+                let place = Place {
+                    columns: right.width(),
+                    first: first + part,
+                    width: (width - part).min(2 * S::F32_LANES),
+                    part,
+                };
+                for (index, block) in blocks.chunks_exact(depths.length).enumerate() {
+                    let rows = BLOCK.min(left.width() - index * BLOCK);
+                    let to = &mut to[index * BLOCK * right.width()..];
+                    add_block(simd, block, rows, panel, place, to);
+                }
+            }
+        }
     }
 }
 
-/// Adds `width` columns of the result, which `WIDE` vectors hold; returns how many.
+/// Lays columns of some rows side by side: [`BLOCK`] columns of every row, then the next ones. The
+/// last block is filled up with zeros.
+fn lay_blocks(rows: Rows<'_>, depths: Piece, blocks: &mut Vec<[f32; BLOCK]>) {
+    blocks.clear();
+    blocks.resize(rows.width().div_ceil(BLOCK) * depths.length, [0.0; BLOCK]);
+    for Piece { start, length } in Piece::all(depths.length, STREAMS) {
+        let rows: [&[f32]; STREAMS] = std::array::from_fn(|index| {
+            if index < length { rows.row(depths.start + start + index) } else { &[] }
+        });
+        for (index, block) in blocks.chunks_exact_mut(depths.length).enumerate() {
+            for (to, row) in block[start..].iter_mut().zip(&rows[..length]) {
+                copy_first(to, &row[index * BLOCK..]);
+            }
+        }
+    }
+}
+
+/// Copies the first numbers, or what there is of them.
 #[inline(always)]
-fn add_column<S: Simd, const WIDE: usize>(
-    simd: S,
-    left: Rows<'_>,
-    right: Rows<'_>,
+fn copy_first<const N: usize>(to: &mut [f32; N], from: &[f32]) {
+    match from.first_chunk::<N>() {
+        Some(from) => *to = *from,
+        None => to[..from.len()].copy_from_slice(from),
+    }
+}
+
+/// Which columns of the result a tile has: from `first` on, `width` of them, at `part` of the panel.
+#[derive(Clone, Copy)]
+struct Place {
+    columns: usize,
     first: usize,
     width: usize,
-    to: &mut [f32],
-) -> usize {
-    let mut row = 0;
-    while row < left.width() {
-        let to = &mut to[row * right.width()..];
-        row += match left.width() - row {
-            8.. if S::REGISTER_COUNT >= 32 => {
-                add_tile::<S, 8, WIDE>(simd, left, right, [row, first, width], to)
-            }
-            4.. => add_tile::<S, 4, WIDE>(simd, left, right, [row, first, width], to),
-            2.. => add_tile::<S, 2, WIDE>(simd, left, right, [row, first, width], to),
-            _ => add_tile::<S, 1, WIDE>(simd, left, right, [row, first, width], to),
-        };
-    }
-    width
+    part: usize,
 }
 
-/// Adds a tile of the result; returns how many rows it has.
+/// Adds the rows of the result that belong to a block, to `to`.
 #[inline(always)]
-fn add_tile<S: Simd, const HIGH: usize, const WIDE: usize>(
+fn add_block<S: Simd>(
     simd: S,
-    left: Rows<'_>,
-    right: Rows<'_>,
-    [row, first, width]: [usize; 3],
+    block: &[[f32; BLOCK]],
+    rows: usize,
+    panel: &[PanelRow],
+    place: Place,
     to: &mut [f32],
-) -> usize {
-    simd.vectorize(OuterTile::<HIGH, WIDE> { left, right, row, first, width, to });
-    HIGH
+) {
+    match (S::REGISTER_COUNT, place.width > S::F32_LANES) {
+        (32.., true) => {
+            simd.vectorize(OuterTile::<8, 2> { block, first: 0, rows, panel, place, to })
+        }
+        (32.., false) => {
+            simd.vectorize(OuterTile::<8, 1> { block, first: 0, rows, panel, place, to })
+        }
+        (_, wide) => {
+            for first in (0..rows).step_by(4) {
+                let (rows, to) = (4.min(rows - first), &mut to[first * place.columns..]);
+                match wide {
+                    true => {
+                        simd.vectorize(OuterTile::<4, 2> { block, first, rows, panel, place, to })
+                    }
+                    false => {
+                        simd.vectorize(OuterTile::<4, 1> { block, first, rows, panel, place, to })
+                    }
+                }
+            }
+        }
+    }
 }
 
-/// `HIGH` rows of the result from `row` on, `WIDE` vectors of each: `width` columns from `first` on.
+/// `HIGH` columns of a block, from `first` on, times `WIDE` vectors of a panel: as many rows of the
+/// result, of which the first `rows` are wanted.
 ///
 /// A function of its own for the compiler: in a large one it keeps the sums in memory.
 struct OuterTile<'a, const HIGH: usize, const WIDE: usize> {
-    left: Rows<'a>,
-    right: Rows<'a>,
-    row: usize,
+    block: &'a [[f32; BLOCK]],
     first: usize,
-    width: usize,
+    rows: usize,
+    panel: &'a [PanelRow],
+    place: Place,
     to: &'a mut [f32],
 }
 
@@ -84,28 +143,26 @@ impl<const HIGH: usize, const WIDE: usize> WithSimd for OuterTile<'_, HIGH, WIDE
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { left, right, row, first, width, to } = self;
+        let Self { block, first, rows, panel, place, to } = self;
+        let Place { columns, first: column, width, part } = place;
+        // What the sums are added to comes from far: it is called for before they are formed.
+        for row in to.chunks(columns).take(rows) {
+            prefetch(&row[column..][..width]);
+        }
         let mut sums = [[simd.splat_f32s(0.0); WIDE]; HIGH];
-        let (from_left, from_right) = (left.first() + row, right.first() + first);
-        for (left, right) in left.groups().zip(right.groups()) {
-            for (left, right) in left.zip(right) {
-                let right = &right[from_right..][..width];
-                let mut vectors = [simd.splat_f32s(0.0); WIDE];
-                if WIDE == 1 {
-                    vectors[0] = load(simd, right);
-                } else {
-                    vectors.copy_from_slice(&S::as_simd_f32s(right).0[..WIDE]);
-                }
-                for (sums, &factor) in sums.iter_mut().zip(&left[from_left..][..HIGH]) {
-                    let factor = simd.splat_f32s(factor);
-                    for (sum, vector) in sums.iter_mut().zip(vectors) {
-                        *sum = simd.mul_add_e_f32s(factor, vector, *sum);
-                    }
+        for (factors, row) in block.iter().zip(panel) {
+            let (from, _) = S::as_simd_f32s(&row.0[part..]);
+            let mut vectors = [simd.splat_f32s(0.0); WIDE];
+            vectors.copy_from_slice(&from[..WIDE]);
+            for (sums, &factor) in sums.iter_mut().zip(&factors[first..][..HIGH]) {
+                let factor = simd.splat_f32s(factor);
+                for (sum, vector) in sums.iter_mut().zip(vectors) {
+                    *sum = simd.mul_add_e_f32s(factor, vector, *sum);
                 }
             }
         }
-        for (sums, to) in sums.iter().zip(to.chunks_mut(right.width())) {
-            let to = &mut to[first..][..width];
+        for (sums, to) in sums.iter().zip(to.chunks_mut(columns)).take(rows) {
+            let to = &mut to[column..][..width];
             for (sum, to) in sums.iter().zip(to.chunks_mut(S::F32_LANES)) {
                 let sum = simd.add_f32s(*sum, load(simd, to));
                 store(simd, to, sum);

@@ -6,7 +6,7 @@ use super::parallel::Piece;
 pub(super) const WIDTH: usize = 32;
 /// Rows that are packed side by side: few enough that a small cache keeps a line of each, even
 /// where they lie a power of two apart.
-const STREAMS: usize = 8;
+pub(super) const STREAMS: usize = 8;
 /// A matrix `[rows, columns]` in panels, whose rows lie one behind the other. The last panel is
 /// filled up with zeros.
 #[derive(Clone, Debug, Default)]

@@ -50,20 +50,8 @@ impl<'a> Rows<'a> {
         &self.numbers[group * self.stride + row * self.pitch + self.first..][..self.width]
     }
 
-    /// The number of rows in a group.
-    pub(super) fn group(self) -> usize {
-        self.group
-    }
-
-    /// Where the columns that count begin, in what [`groups`](Self::groups) gives.
-    pub(super) fn first(self) -> usize {
-        self.first
-    }
-
-    /// The rows of every group, with all their columns.
-    #[inline(always)]
-    pub(super) fn groups(self) -> impl Iterator<Item = std::slice::ChunksExact<'a, f32>> {
-        let Self { numbers, pitch, group, stride, .. } = self;
-        numbers.chunks(stride).map(move |rows| rows[..group * pitch].chunks_exact(pitch))
+    /// The number of rows.
+    pub(super) fn count(self) -> usize {
+        self.numbers.len().div_ceil(self.stride) * self.group
     }
 }

@@ -86,6 +86,9 @@ impl Dimensions {
     fn shares(self) -> Vec<Share> {
         /// Lanes that a weight must serve for reading it to cost less than multiplying with it.
         const LANES: usize = 4;
+        /// Numbers of a weight, a quarter of a megabyte, above which it takes more of them: the more
+        /// of it lies further away than the second-level cache.
+        const NEAR: usize = 1 << 16;
         /// Multiplications per step and thread that are worth meeting after each.
         const WORTH_MEETING: usize = 1 << 14;
         /// Work that is worth a thread.
@@ -94,7 +97,8 @@ impl Dimensions {
         let (lanes, units) =
             (Piece { start: 0, length: batch }, Piece { start: 0, length: hidden });
         let threads = threads().min(self.work() / WORTH_SHARING).max(1);
-        if batch >= LANES * threads {
+        let worth_lanes = LANES * (4 * hidden * hidden).div_ceil(NEAR);
+        if batch >= worth_lanes * threads {
             let pieces = Piece::all(batch, batch.div_ceil(threads));
             return pieces.map(|lanes| Share { lanes, units }).collect();
         }

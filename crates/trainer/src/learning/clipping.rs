@@ -52,6 +52,11 @@ pub fn scaled<M: Module>(
     gradients
 }
 
+/// Whether a factor changes what it multiplies: a look at it, for devices that have it at hand.
+pub fn changes(factor: &Tensor<1>) -> bool {
+    factor.clone().into_scalar::<f32>() != 1.0
+}
+
 struct Squares<'a> {
     gradients: &'a GradientsParams,
     sums: Vec<Tensor<1>>,

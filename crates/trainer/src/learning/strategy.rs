@@ -23,7 +23,7 @@ use serde_json::json;
 use self::keeping::{KeptState, Writing};
 pub use self::keeping::{Restored, Standing};
 use self::telling::{Line, Unread};
-use super::clipping::{clip_factor, global_norm, scaled};
+use super::clipping::{changes, clip_factor, global_norm, scaled};
 use super::model::{LanguageModel, Step, StepOutput};
 use super::optimizer_state::TappedAdamW;
 use super::schedule::Schedule;
@@ -342,6 +342,7 @@ impl Session {
         {
             return Err(self.report_divergence(divergence, Some(&result.grads)));
         }
+        factor = factor.filter(|factor| self.reads_later || changes(factor));
         let gradients = match factor {
             Some(factor) => scaled(&model, result.grads, factor),
             None => result.grads,

@@ -9,6 +9,7 @@ use crate::kernels::packing::Packed;
 use crate::kernels::parallel::{Piece, Team, for_each};
 use crate::kernels::product::add_product;
 use crate::kernels::rows::Rows;
+use crate::kernels::spare;
 use crate::kernels::step::{Later, StepBackward};
 
 /// Gradients with respect to what went in.
@@ -79,13 +80,10 @@ pub(crate) fn backward(
         let exchange = Exchange::new(2 * count * batch * hidden);
         // One more phase, for the gradient of the initial state.
         let mut team = Team::new(parts);
-        team.run(steps + 1, dimensions.work(), |part, phase| {
+        team.run(steps + 1, 3 * dimensions.work(), |part, phase| {
             arch.dispatch(OneStep { part, phase, count, exchange: &exchange });
         });
-        for_each(team.into_parts(), dimensions.work(), |mut part| {
-            arch.dispatch(Accumulate { part: &mut part, range: Piece { start: 0, length: steps } });
-            part
-        })
+        team.into_parts()
     };
     join(dimensions, arguments.input, parts)
 }
@@ -126,6 +124,8 @@ struct Part<'a> {
     /// What these units contribute to the gradient of all hidden states, `[n, H]`.
     contribution: Vec<f32>,
     sums: Sums,
+    /// Behind the last step that the sums do not have yet.
+    unadded: usize,
 }
 
 /// The gradients of weights, `[rows, 4 · units]` each, and of vectors that were read.
@@ -137,6 +137,30 @@ struct Sums {
     /// `[T, n, D]`.
     x: Vec<f32>,
     table: Vec<f32>,
+}
+
+impl Sums {
+    fn zeros(
+        Dimensions { batch, hidden, .. }: Dimensions,
+        input: Input<'_>,
+        Share { lanes, units }: Share,
+    ) -> Self {
+        let like = |weight: &[f32]| spare::zeros(weight.len() / hidden * units.length);
+        let recurrent = spare::zeros(hidden * 4 * units.length);
+        match input {
+            Input::Products(_) => Self { recurrent, ..Self::default() },
+            Input::Dense { x, weight, bias } => Self {
+                recurrent,
+                input: like(weight),
+                bias: like(bias),
+                x: spare::zeros(x.len() / batch * lanes.length),
+                table: Vec::new(),
+            },
+            Input::Tokens { table, .. } => {
+                Self { recurrent, table: like(table), ..Self::default() }
+            }
+        }
+    }
 }
 
 impl<'a> Part<'a> {
@@ -153,19 +177,6 @@ impl<'a> Part<'a> {
             rows.flat_map(|row| row[units.start..][..units.length].to_vec()).collect()
         };
         let plane = lanes.length * units.length;
-        let mut sums = Sums { recurrent: vec![0.0; hidden * 4 * units.length], ..Sums::default() };
-        match arguments.input {
-            Input::Products(_) => {}
-            Input::Dense { x, weight, .. } => {
-                let depth = weight.len() / (4 * hidden);
-                sums.input = vec![0.0; depth * 4 * units.length];
-                sums.bias = vec![0.0; 4 * units.length];
-                sums.x = vec![0.0; steps * lanes.length * (x.len() / (steps * dimensions.batch))];
-            }
-            Input::Tokens { table, .. } => {
-                sums.table = vec![0.0; table.len() / hidden * units.length];
-            }
-        }
         Self {
             dimensions,
             arguments,
@@ -178,7 +189,8 @@ impl<'a> Part<'a> {
             grad_h: vec![0.0; plane],
             grad_c: arguments.grad_c.map_or_else(|| vec![0.0; plane], own),
             contribution: vec![0.0; lanes.length * hidden],
-            sums,
+            sums: Sums::default(),
+            unadded: steps,
         }
     }
 
@@ -215,6 +227,20 @@ impl<'a> Part<'a> {
         let left = Rows::new(&self.gates[step * row..][..row], 4 * units);
         self.contribution.fill(0.0);
         add_product(simd, left, &self.weights.recurrent, &mut self.contribution);
+    }
+
+    /// Adds what the latest steps back contribute to the gradients, where they are enough or the last;
+    /// `step` is the latest.
+    #[inline(always)]
+    fn accumulate_sometimes<S: Simd>(&mut self, simd: S, step: usize) {
+        let length = self.unadded - step;
+        if self.sums.recurrent.is_empty() {
+            self.sums = Sums::zeros(self.dimensions, self.arguments.input, self.share);
+        }
+        if step == 0 || length == steps_per_chunk(self.share.lanes.length) {
+            self.accumulate(simd, Piece { start: step, length });
+            self.unadded = step;
+        }
     }
 
     /// Adds what a range of steps contributes to the gradients of weights and inputs.
@@ -284,14 +310,9 @@ impl WithSimd for AllLanes<'_, '_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self(part) = self;
-        let steps = part.dimensions.steps;
-        let mut end = steps;
-        for step in (0..steps).rev() {
+        for step in (0..part.dimensions.steps).rev() {
             part.step(simd, step, true);
-            if step == 0 || end - step == steps_per_chunk(part.share.lanes.length) {
-                part.accumulate(simd, Piece { start: step, length: end - step });
-                end = step;
-            }
+            part.accumulate_sometimes(simd, step);
         }
         part.contribute(simd, 0);
         part.grad_h.copy_from_slice(&part.contribution);
@@ -335,71 +356,81 @@ impl WithSimd for OneStep<'_, '_> {
             part.step(simd, step, false);
             part.contribute(simd, step);
             exchange.write(slot(phase + 1, part.index), &part.contribution);
-        }
-    }
-}
-
-struct Accumulate<'a, 'b> {
-    part: &'a mut Part<'b>,
-    range: Piece,
-}
-
-impl WithSimd for Accumulate<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let chunk = steps_per_chunk(self.part.share.lanes.length);
-        for Piece { start, length } in Piece::all(self.range.length, chunk) {
-            self.part.accumulate(simd, Piece { start: self.range.start + start, length });
+            part.accumulate_sometimes(simd, step);
         }
     }
 }
 
 /// Puts the gradients of all parts together.
-fn join(dimensions: Dimensions, input: Input<'_>, parts: Vec<Part<'_>>) -> Gradients {
-    let Dimensions { steps, batch, hidden } = dimensions;
-    let rows = steps * batch;
-    let zeros = |like: &[f32]| vec![0.0; like.len()];
-    let mut all = Gradients {
-        input: match input {
-            Input::Products(products) => InputGradients::Products(zeros(products)),
-            Input::Dense { x, weight, bias } => {
-                InputGradients::Dense { x: zeros(x), weight: zeros(weight), bias: zeros(bias) }
-            }
-            Input::Tokens { table, .. } => InputGradients::Tokens(zeros(table)),
-        },
-        weight: vec![0.0; hidden * 4 * hidden],
-        h: vec![0.0; batch * hidden],
-        c: vec![0.0; batch * hidden],
+fn join(dimensions: Dimensions, input: Input<'_>, mut parts: Vec<Part<'_>>) -> Gradients {
+    let Dimensions { steps, hidden, .. } = dimensions;
+    let units: Vec<usize> = parts.iter().map(|part| part.share.units.length).collect();
+    let by_lanes = units[0] == hidden;
+    // Of a weight, whose rows have a block of units for each gate.
+    let of_weight = |sums: Vec<Vec<f32>>| match by_lanes {
+        true => added(sums),
+        false => side_by_side(sums, &units),
     };
-    for Part { share, gates, grad_h, grad_c, sums, .. } in parts {
-        let Share { lanes, units } = share;
-        // [R, 4 · units] or [R, units] into [R, 4H] or [R, H].
-        let add_units = |to: &mut [f32], from: &[f32]| {
-            let blocks = to.chunks_exact_mut(hidden).zip(from.chunks_exact(units.length));
-            blocks.for_each(|(to, from)| add(&mut to[units.start..][..units.length], from));
-        };
-        add_units(&mut all.weight, &sums.recurrent);
-        add_units(&mut all.h[lanes.start * hidden..], &grad_h);
-        add_units(&mut all.c[lanes.start * hidden..], &grad_c);
-        match &mut all.input {
-            InputGradients::Products(products) => {
-                let width = products.len() / rows;
-                let to = products.chunks_exact_mut(batch * width);
-                let from = gates.chunks_exact(lanes.length * 4 * units.length);
-                to.zip(from).for_each(|(to, from)| add_units(&mut to[lanes.start * width..], from));
+    // Of units in lanes, at so many steps.
+    let of_units = |numbers: Vec<Vec<f32>>, steps: usize| match by_lanes {
+        true => step_by_step(numbers, steps),
+        false => side_by_side(numbers, &units),
+    };
+    // Of vectors in lanes, to which all units contribute.
+    let of_vectors = |numbers: Vec<Vec<f32>>| match by_lanes {
+        true => step_by_step(numbers, steps),
+        false => added(numbers),
+    };
+    let mut take = |which: for<'a, 'b> fn(&'a mut Part<'b>) -> &'a mut Vec<f32>| {
+        parts.iter_mut().map(|part| std::mem::take(which(part))).collect::<Vec<_>>()
+    };
+    let gradients = Gradients {
+        input: match input {
+            Input::Products(_) => {
+                InputGradients::Products(of_units(take(|part| &mut part.gates), steps))
             }
-            InputGradients::Dense { x, weight, bias } => {
-                let width = x.len() / rows;
-                let to = x.chunks_exact_mut(batch * width);
-                let from = sums.x.chunks_exact(lanes.length * width);
-                to.zip(from).for_each(|(to, from)| add(&mut to[lanes.start * width..], from));
-                add_units(weight, &sums.input);
-                add_units(bias, &sums.bias);
+            Input::Dense { .. } => InputGradients::Dense {
+                x: of_vectors(take(|part| &mut part.sums.x)),
+                weight: of_weight(take(|part| &mut part.sums.input)),
+                bias: of_weight(take(|part| &mut part.sums.bias)),
+            },
+            Input::Tokens { .. } => {
+                InputGradients::Tokens(of_weight(take(|part| &mut part.sums.table)))
             }
-            InputGradients::Tokens(table) => add_units(table, &sums.table),
+        },
+        weight: of_weight(take(|part| &mut part.sums.recurrent)),
+        h: of_units(take(|part| &mut part.grad_h), 1),
+        c: of_units(take(|part| &mut part.grad_c), 1),
+    };
+    take(|part| &mut part.gates).into_iter().for_each(spare::give);
+    take(|part| &mut part.cells).into_iter().for_each(spare::give);
+    gradients
+}
+
+/// The sums of what all parts have for the same places.
+fn added(mut parts: Vec<Vec<f32>>) -> Vec<f32> {
+    let mut sums = parts.remove(0);
+    for part in parts {
+        add(&mut sums, &part);
+        spare::give(part);
+    }
+    sums
+}
+
+/// What each part has of every step.
+fn step_by_step(parts: Vec<Vec<f32>>, steps: usize) -> Vec<f32> {
+    let lengths: Vec<usize> = parts.iter().map(|part| part.len() / steps).collect();
+    side_by_side(parts, &lengths)
+}
+
+/// So many numbers of each part in turns.
+fn side_by_side(parts: Vec<Vec<f32>>, lengths: &[usize]) -> Vec<f32> {
+    let mut numbers = Vec::with_capacity(parts.iter().map(Vec::len).sum());
+    for turn in 0..parts[0].len() / lengths[0] {
+        for (part, &length) in parts.iter().zip(lengths) {
+            numbers.extend_from_slice(&part[turn * length..][..length]);
         }
     }
-    all
+    parts.into_iter().for_each(spare::give);
+    numbers
 }

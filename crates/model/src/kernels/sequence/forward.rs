@@ -7,6 +7,7 @@ use crate::kernels::exchange::Exchange;
 use crate::kernels::packing::Packed;
 use crate::kernels::parallel::{Piece, Team, for_each};
 use crate::kernels::product::add_product;
+use crate::kernels::spare;
 use crate::kernels::step::{GatePanels, Starts, StepForward};
 
 /// What comes out of a layer.
@@ -66,7 +67,10 @@ pub(crate) fn forward(
         for (to, from) in rows.zip(c.chunks_exact(units.length)) {
             to[units.start..][..units.length].copy_from_slice(from);
         }
-        saved.push(SavedPart { share, gates, cells });
+        match keep {
+            true => saved.push(SavedPart { share, gates, cells }),
+            false => [gates, cells].into_iter().for_each(spare::give),
+        }
     }
     Forward { outputs, c: last_c, saved: keep.then_some(Saved(saved)) }
 }
@@ -161,8 +165,8 @@ impl<'a> Part<'a> {
             h: rows(h),
             h_next: vec![0.0; lanes.length * units.length],
             c: rows(c).chunks_exact(hidden).flat_map(own).collect(),
-            gates: Vec::with_capacity(4 * kept.max(plane)),
-            cells: Vec::with_capacity(kept),
+            gates: spare::take(4 * kept.max(plane)),
+            cells: spare::take(kept),
             keep,
             outputs,
             products: Vec::new(),
@@ -229,7 +233,6 @@ impl WithSimd for OneStep<'_, '_> {
         }
         let count = 4 * part.c.len();
         let first = if part.keep { step * count } else { 0 };
-        part.gates.resize(first + count, 0.0);
         let (numbers, stride) = match part.input {
             Input::Products(products) => (products, hidden),
             Input::Tokens { table, .. } => (table, hidden),
@@ -239,14 +242,14 @@ impl WithSimd for OneStep<'_, '_> {
             weight: &part.weights.recurrent,
             h: &part.h,
             starts: Starts { numbers, places: &part.places, stride },
-            gates: &mut part.gates[first..],
+            gates: &mut part.gates[first..][..count],
             c: &mut part.c,
             h_next: &mut part.h_next,
             reversed: step % 2 == 1,
         }
         .run(simd);
         if part.keep {
-            part.cells.extend_from_slice(&part.c);
+            part.cells[step * part.c.len()..][..part.c.len()].copy_from_slice(&part.c);
         }
         let rows = part.h_next.chunks_exact(units.length);
         for (lane, (to, from)) in
