@@ -175,3 +175,36 @@ fn normalised_outputs_are_those_of_the_equation_in_pieces_and_step_by_step() {
         assert!(error < 1e-5, "{name}: {error:e}");
     }
 }
+
+#[test]
+fn a_residual_stack_adds_what_its_layers_read_and_steps_alike() {
+    for (name, device) in devices() {
+        let config = CharLstmConfig::new(7, 20).with_layers(3).with_residual(true);
+        let model = config.init(Seed::new(6), &device);
+        let ids = [1u32, 2, 3, 6, 0, 2];
+        let data = TensorData::new(ids.map(|id| id as i32).to_vec(), [1, 6]);
+        let tokens = Tensor::<2, Int>::from_data(data, &device);
+        let (logits, _) = model.forward(tokens, None);
+        // Layer by layer, each an LSTM of its own.
+        let rows = ids.map(|id| model.embedding.val().narrow(0, id as usize, 1)).to_vec();
+        let mut sequence = Tensor::cat(rows, 0).unsqueeze::<3>();
+        for (index, cell) in model.lstm.layers.iter().enumerate() {
+            let mut layer = LstmConfig::new(20, 20).init(Seed::new(0), &device);
+            layer.layers = vec![cell.clone()];
+            let (output, _) = layer.forward(sequence.clone(), None);
+            sequence = if index == 0 { output } else { output + sequence };
+        }
+        let head = model.head.as_ref().expect("it is not tied").val();
+        let scores = sequence.squeeze_dim::<2>(0).matmul(head);
+        let expected = values(scores + model.head_bias.val().unsqueeze());
+        let error = relative_error(&values(logits), &expected);
+        assert!(error < 1e-5, "{name}: {error:e}");
+        let mut decoder = Decoder::new(&model, 1);
+        for _ in 0..2 {
+            let steps: Vec<f32> = ids.iter().flat_map(|&id| decoder.step(&[id]).to_vec()).collect();
+            let error = relative_error(&steps, &expected);
+            assert!(error < 1e-5, "{name}, step by step: {error:e}");
+            decoder.reset();
+        }
+    }
+}

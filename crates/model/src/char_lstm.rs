@@ -61,6 +61,10 @@ pub struct CharLstmConfig {
     /// Whether the outputs of every layer are normalised; see [`LayerNorm`](crate::LayerNorm).
     #[config(default = false)]
     pub layer_norm: bool,
+    /// Whether every layer but the lowest adds what it reads to its outputs; see
+    /// [`LstmConfig`](crate::LstmConfig).
+    #[config(default = false)]
+    pub residual: bool,
     /// Whether the head uses the embedding's weights (Press and Wolf 2017,
     /// <https://arxiv.org/abs/1608.05859>); where E is not H, behind a projection from H to E.
     #[config(default = false)]
@@ -105,7 +109,8 @@ impl CharLstmConfig {
             .with_dropout(self.dropout)
             .with_locked(self.locked)
             .with_dropconnect(self.dropconnect)
-            .with_layer_norm(self.layer_norm);
+            .with_layer_norm(self.layer_norm)
+            .with_residual(self.residual);
         let (lstm, head, head_bias) = match self.initialization {
             Initialization::Poquelin => (lstm, Initializer::XavierUniform, Initializer::Zeros),
             Initialization::Pytorch => {

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::kernels::decoding::{HeadWeights, LayerWeights, Stack};
+use crate::kernels::decoding::{Between, HeadWeights, LayerWeights, Stack};
 use crate::kernels::{cross_entropy, linear};
 use crate::{CharLstm, LayerNorm};
 
@@ -61,8 +61,12 @@ impl Decoder {
         let (weight, bias) = behind(norms.last(), network.head_weight(), network.head_bias.val());
         let head = HeadWeights { weight: numbers(weight), bias: numbers(bias) };
         let vocabulary = network.vocabulary();
-        let normalised = !norms.is_empty();
-        Self { stack: Stack::new(&layers, &head, lanes, normalised), lanes, vocabulary }
+        let between = match (norms.is_empty(), network.lstm.residual) {
+            (false, _) => Between::Normalised,
+            (true, true) => Between::Added,
+            (true, false) => Between::Nothing,
+        };
+        Self { stack: Stack::new(&layers, &head, lanes, between), lanes, vocabulary }
     }
 
     /// Reads one token in every lane; returns the scores of the tokens that may follow.

@@ -47,6 +47,10 @@ pub struct LstmConfig {
     /// Whether the outputs of every layer are normalised; see [`LayerNorm`].
     #[config(default = false)]
     pub layer_norm: bool,
+    /// Whether every layer but the lowest adds what it reads to its outputs (He et al. 2016,
+    /// <https://arxiv.org/abs/1512.03385>).
+    #[config(default = false)]
+    pub residual: bool,
     /// How each gate's block of the input weights is drawn.
     #[config(default = "Initializer::XavierUniform")]
     pub input_initializer: Initializer,
@@ -84,10 +88,12 @@ impl LstmConfig {
     ///
     /// # Panics
     ///
-    /// Where a width or the number of layers is 0, or `dropout` or `dropconnect` is not in [0, 1).
+    /// Where a width or the number of layers is 0, `dropout` or `dropconnect` is not in [0, 1), or
+    /// outputs are to be both normalised and added to.
     pub fn init(&self, seed: Seed, device: &Device) -> Lstm {
-        let Self { layers, dropout, locked, dropconnect, implementation, .. } = *self;
+        let Self { layers, dropout, locked, dropconnect, residual, implementation, .. } = *self;
         assert!(layers > 0, "an LSTM has at least one layer");
+        assert!(!(self.layer_norm && residual), "residual: not beside layer_norm");
         assert!((0.0..1.0).contains(&dropout), "dropout: expected [0, 1), got {dropout}");
         assert!(
             (0.0..1.0).contains(&dropconnect),
@@ -104,6 +110,7 @@ impl LstmConfig {
             dropout,
             locked,
             dropconnect,
+            residual,
             implementation,
         }
     }
@@ -160,6 +167,8 @@ pub struct Lstm {
     pub locked: bool,
     /// The probability of dropping an element of the recurrent weights.
     pub dropconnect: f64,
+    /// Whether every layer but the lowest adds what it reads to its outputs.
+    pub residual: bool,
     /// How the recurrence is computed.
     #[module(skip)]
     pub implementation: Implementation,
@@ -172,7 +181,8 @@ impl Lstm {
     ///
     /// - input: `[B, T, D]`, B and T at least 1
     /// - state: `[L, B, H]`; zeros where `None`
-    /// - output: `[B, T, H]`, the hidden states of the highest layer, normalised where that is asked
+    /// - output: `[B, T, H]`, the hidden states of the highest layer, normalised or added to what it
+    ///   reads where that is asked
     /// - final state: `[L, B, H]`
     ///
     /// # Panics
@@ -247,8 +257,12 @@ impl Lstm {
                 let seed = seed.derive("between layers", index as u64 - 1);
                 sequence = dropout_sequence(sequence, self.dropout, self.locked, seed);
             }
+            let below = self.residual.then(|| sequence.clone());
             let (output, last) = run(index, cell, SequenceInput::Dense(sequence), initial);
-            sequence = output;
+            sequence = match below {
+                Some(below) => output + below,
+                None => output,
+            };
             finals.push(last);
         }
         (sequence, LstmState::from_layers(finals))

@@ -35,6 +35,17 @@ pub(crate) struct HeadWeights {
     pub(crate) bias: Vec<f32>,
 }
 
+/// What becomes of a layer's hidden states before the one above, or the head, reads them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Between {
+    /// They are read as they are.
+    Nothing,
+    /// Mean 0 and deviation 1.
+    Normalised,
+    /// What the layer itself read is added, if that was a layer's.
+    Added,
+}
+
 /// Stacked layers and a head, and the state of their lanes.
 #[derive(Debug)]
 pub(crate) struct Stack {
@@ -52,13 +63,12 @@ pub(crate) struct Stack {
 }
 
 impl Stack {
-    /// Packs the weights for so many lanes, with a state of zeros; `normalised` is whether what a layer
-    /// gives to the one above has mean 0 and deviation 1.
+    /// Packs the weights for so many lanes, with a state of zeros.
     pub(crate) fn new(
         layers: &[LayerWeights],
         head: &HeadWeights,
         lanes: usize,
-        normalised: bool,
+        between: Between,
     ) -> Self {
         /// Multiplications per thread that are worth meeting after each layer.
         const WORTH_MEETING: usize = 1 << 14;
@@ -71,7 +81,8 @@ impl Stack {
             layers: layers.iter().map(|layer| Layer::new(layer, index, parts, lanes)).collect(),
             head: Head::new(head, index, parts, lanes),
             lanes,
-            normalised: normalised.then(|| vec![0.0; lanes * layers[0].hidden]),
+            between,
+            given: vec![0.0; lanes * layers[0].hidden],
         };
         let vocabulary = head.bias.len();
         Self {
@@ -123,8 +134,9 @@ struct Part {
     layers: Vec<Layer>,
     head: Head,
     lanes: usize,
-    /// What the layer below gives, `[B, H]`, where that is normalised.
-    normalised: Option<Vec<f32>>,
+    between: Between,
+    /// What the latest layer gives, `[B, H]`, where that is not its hidden states.
+    given: Vec<f32>,
 }
 
 /// The piece of 0..`count` of a part, in whole multiples of `unit`; the last parts may have none.
@@ -232,19 +244,19 @@ impl WithSimd for Phase<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { part, phase, tokens, states, reversed } = self;
-        let Part { layers, head, lanes, normalised } = part;
+        let Part { layers, head, lanes, between, given } = part;
         let lanes = *lanes;
         let (below, layers) = layers.split_at_mut(phase);
         let below = below.last_mut().map(|layer| {
             states[phase - 1].read(0, &mut layer.h);
             let width = layer.h.len() / lanes;
-            match normalised {
-                Some(normalised) => {
-                    normalise(&layer.h, normalised, width);
-                    Rows::new(&*normalised, width)
-                }
-                None => Rows::new(&layer.h, width),
+            match between {
+                Between::Nothing => return Rows::new(&layer.h, width),
+                Between::Normalised => normalise(&layer.h, given, width),
+                Between::Added if phase == 1 => given.copy_from_slice(&layer.h),
+                Between::Added => given.iter_mut().zip(&layer.h).for_each(|(sum, h)| *sum += h),
             }
+            Rows::new(&*given, width)
         });
         let Some(layer) = layers.first_mut() else {
             let Head { columns, weight, bias, logits } = head;

@@ -63,6 +63,10 @@ pub struct ModelConfig {
     pub locked: bool,
     pub dropconnect: f64,
     pub layer_norm: bool,
+    /// Whether every layer but the lowest adds what it reads to its outputs. Models were written before
+    /// there was a choice.
+    #[serde(default)]
+    pub residual: bool,
     pub tied: bool,
     pub activation: f64,
     pub temporal_activation: f64,
@@ -322,6 +326,7 @@ impl Config {
             .with_locked(model.locked)
             .with_dropconnect(model.dropconnect)
             .with_layer_norm(model.layer_norm)
+            .with_residual(model.residual)
             .with_tied(model.tied)
             .with_activation(model.activation)
             .with_temporal_activation(model.temporal_activation)
@@ -404,6 +409,9 @@ impl Config {
         let kind = "none or exponential, or a validation part: data.valid is 0";
         let waits = average.kind == AverageKind::Triggered;
         expect("average.kind", "triggered", kind, !waits || data.valid > 0.0)?;
+        let alone = "false beside model.layer_norm";
+        let both = model.residual && model.layer_norm;
+        expect("model.residual", model.residual, alone, !both)?;
         let size = format!("a model of at most {LARGEST} parameters");
         expect("model.hidden", model.hidden, &size, model.recurrent_parameters() <= LARGEST)?;
         expect("checkpoint.keep", checkpoint.keep, at_least_1, checkpoint.keep > 0)
