@@ -69,6 +69,12 @@ fn configurations() {
         2,
         &["average.kind", "data.valid is 0"],
     );
+    refused(
+        &folder,
+        &with(&TRAIN, &["--set", "model.residual=true", "--set", "model.layer_norm=true"]),
+        2,
+        &["model.residual", "model.layer_norm"],
+    );
     set(&folder, "average.decay=1", &["average.decay: expected a probability"]);
     set(&folder, "model.activation=-1", &["model.activation: expected a number of at least 0"]);
     set(

@@ -14,18 +14,20 @@ struct Spare {
     takes: u64,
 }
 
-/// Takes for which a buffer is kept that serves none of them.
-const PATIENCE: u64 = 64;
+/// Takes for which a buffer is kept that serves none of them: those of a step, with many threads and
+/// layers.
+const PATIENCE: u64 = 512;
 
 impl Spare {
     fn take(&mut self, length: usize) -> Option<Vec<f32>> {
         self.takes += 1;
         let takes = self.takes;
         self.buffers.retain(|(given, _)| given + PATIENCE >= takes);
-        let fits = |buffer: &Vec<f32>| (length..=2 * length).contains(&buffer.len());
+        // By what it has room for: lengths differ from step to step where the sequence's does.
+        let fits = |buffer: &Vec<f32>| (length..=2 * length).contains(&buffer.capacity());
         let index = self.buffers.iter().rposition(|(_, buffer)| fits(buffer))?;
         let (_, mut buffer) = self.buffers.remove(index);
-        buffer.truncate(length);
+        buffer.resize(length, 0.0);
         Some(buffer)
     }
 
@@ -51,7 +53,7 @@ pub(super) fn zeros(length: usize) -> Vec<f32> {
 pub(super) fn give(buffer: Vec<f32>) {
     /// Numbers from which on it is worth keeping: less is what every allocator has at hand.
     const LARGE: usize = 1 << 15;
-    if buffer.len() < LARGE {
+    if buffer.capacity() < LARGE {
         return;
     }
     SPARE.lock().unwrap_or_else(PoisonError::into_inner).give(buffer);
@@ -68,9 +70,13 @@ mod tests {
         spare.give(vec![1.0; 100]);
         assert!(spare.take(101).is_none(), "it is too short");
         assert!(spare.take(49).is_none(), "half of it would lie idle");
-        assert_eq!(spare.take(60), Some(vec![1.0; 60]));
+        let taken = spare.take(60).expect("it has room");
+        assert_eq!(taken, vec![1.0; 60]);
         assert!(spare.take(60).is_none(), "somebody has it");
-        spare.give(vec![1.0; 100]);
+        spare.give(taken);
+        let taken = spare.take(100).expect("it has the room it had");
+        assert_eq!(taken.len(), 100);
+        spare.give(taken);
         for _ in 0..PATIENCE {
             assert!(spare.take(1).is_none());
         }
