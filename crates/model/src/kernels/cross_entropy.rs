@@ -3,6 +3,8 @@
 //! Where gradients are wanted they are formed on the way: nothing as wide as the vocabulary
 //! outlives the call.
 
+use std::mem::MaybeUninit;
+
 use pulp::{Arch, Simd, WithSimd};
 
 use super::activation::exp;
@@ -58,8 +60,9 @@ pub(crate) fn loss_and_gradients(arguments: Arguments<'_>) -> (f32, Gradients) {
     let head = Packed::new(weight, bias.len());
     let mut way_back = Packed::default();
     way_back.pack_transposed(weight, bias.len(), bias.len());
-    let mut grad_input = vec![0.0; input.len()];
-    let mut parts = run(arguments.parts(&head, Some(&way_back), &mut grad_input));
+    let mut grad_input = Vec::with_capacity(input.len());
+    let room = &mut grad_input.spare_capacity_mut()[..input.len()];
+    let mut parts = run(arguments.parts(&head, Some(&way_back), room));
     let losses: Vec<Vec<f32>> =
         parts.iter_mut().map(|part| std::mem::take(&mut part.losses)).collect();
     let mut parts = parts.into_iter().map(|part| (part.grad_weight, part.grad_bias));
@@ -68,6 +71,8 @@ pub(crate) fn loss_and_gradients(arguments: Arguments<'_>) -> (f32, Gradients) {
         weight.iter_mut().zip(of_weight).for_each(|(sum, grad)| *sum += grad);
         bias.iter_mut().zip(of_bias).for_each(|(sum, grad)| *sum += grad);
     }
+    // SAFETY: each part wrote the gradients of all its rows in `All`, and the parts have all rows.
+    unsafe { grad_input.set_len(input.len()) };
     (mean(&losses), Gradients { input: grad_input, weight, bias })
 }
 
@@ -94,7 +99,7 @@ impl<'a> Arguments<'a> {
         self,
         head: &'a Packed,
         way_back: Option<&'a Packed>,
-        grad_input: &'a mut [f32],
+        grad_input: &'a mut [MaybeUninit<f32>],
     ) -> (Vec<Part<'a>>, usize) {
         let Self { input, weight, bias, targets } = self;
         for &target in targets {
@@ -145,7 +150,7 @@ struct Part<'a> {
 struct WayBack<'a> {
     /// The transposed weight, `[V, H]`.
     weight: &'a Packed,
-    grad_input: &'a mut [f32],
+    grad_input: &'a mut [MaybeUninit<f32>],
     /// What a row's loss counts in the mean.
     scale: f32,
 }
@@ -179,11 +184,19 @@ impl WithSimd for All<'_, '_> {
                 }
                 let grads = Rows::new(&logits, vocabulary);
                 let grad_input = &mut grad_input[rows.start * hidden..][..rows.length * hidden];
+                let grad_input = zeroed(grad_input);
                 add_product(simd, grads, weight, grad_input);
                 add_outer(simd, input, grads, grad_weight);
             }
         }
     }
+}
+
+/// Writes zeros.
+fn zeroed(numbers: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+    numbers.fill(MaybeUninit::new(0.0));
+    // SAFETY: all of them have just been written.
+    unsafe { numbers.assume_init_mut() }
 }
 
 /// e to the power of every logit's distance from the highest over the temperature; returns the sum.

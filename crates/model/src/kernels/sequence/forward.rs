@@ -1,5 +1,7 @@
 //! Forward.
 
+use std::mem::MaybeUninit;
+
 use pulp::{Arch, Simd, WithSimd};
 
 use super::{Dimensions, Input, Saved, SavedPart, Share, gather_units, rows_of, steps_per_chunk};
@@ -33,8 +35,9 @@ pub(crate) fn forward(
 ) -> Forward {
     let Dimensions { steps, batch, hidden } = dimensions;
     let shares = dimensions.shares();
-    let mut outputs = vec![0.0; steps * batch * hidden];
-    let slices = divide(&mut outputs, dimensions, &shares);
+    let count = steps * batch * hidden;
+    let mut outputs = Vec::with_capacity(count);
+    let slices = divide(&mut outputs.spare_capacity_mut()[..count], dimensions, &shares);
     let mut packs: Vec<Piece> = shares.iter().map(|share| share.units).collect();
     packs.dedup();
     let packs =
@@ -72,16 +75,19 @@ pub(crate) fn forward(
             false => [gates, cells].into_iter().for_each(spare::give),
         }
     }
+    // SAFETY: `divide` gave every number to a part, each part wrote its own of a step in `OneStep`,
+    // and every part has made all steps: a panic on the way would not have come to here.
+    unsafe { outputs.set_len(count) };
     Forward { outputs, c: last_c, saved: keep.then_some(Saved(saved)) }
 }
 
 /// The rows of outputs that each part writes, step by step and lane by lane.
 fn divide<'a>(
-    outputs: &'a mut [f32],
+    outputs: &'a mut [MaybeUninit<f32>],
     Dimensions { steps, batch, hidden }: Dimensions,
     shares: &[Share],
-) -> Vec<Vec<&'a mut [f32]>> {
-    let mut slices: Vec<Vec<&mut [f32]>> =
+) -> Vec<Vec<&'a mut [MaybeUninit<f32>]>> {
+    let mut slices: Vec<Vec<&mut [MaybeUninit<f32>]>> =
         shares.iter().map(|share| Vec::with_capacity(steps * share.lanes.length)).collect();
     for (index, mut row) in outputs.chunks_exact_mut(hidden).enumerate() {
         let lane = index % batch;
@@ -133,7 +139,7 @@ struct Part<'a> {
     gates: Vec<f32>,
     cells: Vec<f32>,
     keep: bool,
-    outputs: Vec<&'a mut [f32]>,
+    outputs: Vec<&'a mut [MaybeUninit<f32>]>,
     /// The input products of some steps, `[.., n, 4 · units]`, of an input of vectors.
     products: Vec<f32>,
     /// Where the gates of a step begin.
@@ -149,7 +155,7 @@ impl<'a> Part<'a> {
         weights: &'a Weights,
         h: &[f32],
         c: &[f32],
-        outputs: Vec<&'a mut [f32]>,
+        outputs: Vec<&'a mut [MaybeUninit<f32>]>,
         keep: bool,
     ) -> Self {
         let (hidden, Share { lanes, units }) = (dimensions.hidden, share);
@@ -255,7 +261,7 @@ impl WithSimd for OneStep<'_, '_> {
         for (lane, (to, from)) in
             part.outputs[step * lanes.length..].iter_mut().zip(rows).enumerate()
         {
-            to.copy_from_slice(from);
+            to.write_copy_of_slice(from);
             if let Some(exchange) = exchange {
                 exchange.write((step + 1) % 2 * plane + lane * hidden + units.start, from);
             }
