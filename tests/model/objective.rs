@@ -31,7 +31,13 @@ fn what_training_minimises_is_its_definition() {
         let change = outputs.clone().narrow(0, 1, 8) - outputs.clone().narrow(0, 0, 8);
         let penalties = outputs.square().mean() * 2.0 + change.square().mean() * 3.0;
         let expected = nats * 0.9 + uniform * 0.1 + penalties;
-        let error = relative_error(&values(got.objective), &values(expected));
+        let error = relative_error(&values(got.objective.clone()), &values(expected.clone()));
         assert!(error < 1e-4, "{name}: {error:e}");
+        let [got, expected] = [got.objective, expected].map(|objective| {
+            let gradients = objective.backward();
+            values(network.embedding.val().grad(&gradients).expect("it depends on the embedding"))
+        });
+        let error = relative_error(&got, &expected);
+        assert!(error < 1e-4, "the gradient, {name}: {error:e}");
     }
 }

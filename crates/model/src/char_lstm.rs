@@ -278,12 +278,12 @@ impl CharLstm {
             objective = objective * (1.0 - self.label_smoothing) + uniform * self.label_smoothing;
         }
         if self.activation > 0.0 {
-            objective = objective + read.square().mean() * self.activation;
+            objective = objective + mean_of_squares(read) * self.activation;
         }
         if self.temporal_activation > 0.0 && steps > 1 {
             let before = whole.clone().narrow(0, 0, steps - 1);
             let change = whole.narrow(0, 1, steps - 1) - before;
-            objective = objective + change.square().mean() * self.temporal_activation;
+            objective = objective + mean_of_squares(change) * self.temporal_activation;
         }
         TrainingLoss { objective, nats, state }
     }
@@ -358,6 +358,12 @@ impl CharLstm {
 fn flat(outputs: Tensor<3>) -> Tensor<2> {
     let [steps, batch, d_hidden] = outputs.dims();
     outputs.reshape([steps * batch, d_hidden])
+}
+
+/// `[1]`.
+fn mean_of_squares<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
+    let count = tensor.shape().num_elements();
+    ops::sum_of_squares(tensor) / count as f64
 }
 
 /// The mean negative log-likelihood of the targets, in nats, in plain tensor operations.

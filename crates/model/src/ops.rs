@@ -245,11 +245,11 @@ pub(crate) fn linear_cross_entropy(
     ))
 }
 
-/// The sum of the squares of all numbers of a tensor, `[1]`, in one pass over them where the backend
-/// has kernels. It is for norms of gradients: no gradient flows through it.
+/// The sum of the squares of all numbers of a tensor, `[1]`, differentiable: one pass over them where the
+/// backend has kernels, there and back.
 pub fn sum_of_squares<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
     if !has_ops(&tensor) {
-        return tensor.detach().square().sum();
+        return tensor.square().sum();
     }
     Tensor::from_dispatch(<Dispatch as LstmOps>::sum_of_squares(tensor.into_dispatch()))
 }

@@ -96,10 +96,15 @@ impl<B: Kernels, C: CheckpointStrategy> LstmOps for Autodiff<B, C> {
         }
     }
 
-    /// For norms of gradients, outside the graph.
     fn sum_of_squares(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
-        let sum = <B as Kernels>::sum_of_squares(tensor.into_primitive());
-        <Self as AutodiffBackend>::from_inner(sum)
+        let parents = [tensor.node()];
+        let numbers = tensor.into_primitive();
+        match SumOfSquares.prepare::<C>(parents).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                prep.finish(numbers.clone(), <B as Kernels>::sum_of_squares(numbers))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(<B as Kernels>::sum_of_squares(numbers)),
+        }
     }
 
     /// For averages of weights, outside the graph.
@@ -280,6 +285,25 @@ impl<B: Kernels> Backward<B, 3> for LinearCrossEntropy {
         for (parent, gradient) in parents.into_iter().zip(ops.state) {
             register::<B>(grads, parent, || B::scaled(gradient, &grad));
         }
+    }
+}
+
+/// Keeps what was squared.
+#[derive(Debug)]
+struct SumOfSquares;
+
+impl<B: Kernels> Backward<B, 1> for SumOfSquares {
+    type State = FloatTensor<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [parent] = ops.parents.map(|parent| parent.map(|node| node.id));
+        let twice = B::float_mul_scalar(grads.consume::<B>(&ops.node), 2.0.into());
+        register::<B>(grads, parent, || B::scaled(ops.state, &twice));
     }
 }
 

@@ -14,6 +14,11 @@ use super::parallel::{Piece, for_each, piece_length};
 use super::product::add_product;
 use super::rows::Rows;
 
+/// Rows that are taken through at a time.
+const ROWS: usize = 128;
+/// Pieces for each thread, where there are rows enough.
+const PIECES: usize = 4;
+
 /// What goes in.
 #[derive(Clone, Copy)]
 pub(crate) struct Arguments<'a> {
@@ -114,6 +119,8 @@ impl<'a> Arguments<'a> {
         let products = if way_back.is_some() { 3 } else { 1 };
         let work = count * bias.len() * (20 + products * hidden);
         let rows = piece_length(count, work);
+        // A thread that is faster takes more of them.
+        let rows = if rows < count && rows >= PIECES * ROWS { rows.div_ceil(PIECES) } else { rows };
         let mut grad_inputs = grad_input.chunks_mut(rows * hidden);
         let part = |(targets, input): (&'a [u32], &'a [f32])| Part {
             head,
@@ -163,7 +170,6 @@ impl WithSimd for All<'_, '_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        const ROWS: usize = 128;
         let Part { head, bias, input, targets, way_back, losses, grad_weight, grad_bias } = self.0;
         let (vocabulary, hidden) = (bias.len(), input.len() / targets.len());
         let mut logits = Vec::with_capacity(ROWS.min(targets.len()) * vocabulary);

@@ -286,7 +286,7 @@ impl WithSimd for Phase<'_> {
             }
         };
         let starts = Starts { numbers, places, stride: units.length };
-        StepForward { weight: recurrent, h, starts, gates, c, h_next, reversed }.run(simd);
+        StepForward { weight: recurrent, h, starts, gates, c, h_next }.run(simd, reversed);
         let hidden = h.len() / lanes;
         for (lane, h_next) in h_next.chunks_exact(units.length).enumerate() {
             states[phase].write(lane * hidden + units.start, h_next);

@@ -10,6 +10,7 @@
 mod activation;
 pub(crate) mod adamw;
 pub(crate) mod adapt;
+mod advance;
 mod cell;
 mod crew;
 pub(crate) mod cross_entropy;

@@ -98,6 +98,11 @@ impl Packed {
         self.panels.chunks_exact(self.rows)
     }
 
+    /// The panel of this index.
+    pub(super) fn panel(&self, index: usize) -> &[PanelRow] {
+        &self.panels[index * self.rows..][..self.rows]
+    }
+
     fn begin(&mut self, rows: usize, columns: usize) {
         (self.rows, self.columns) = (rows, columns);
         self.panels.clear();

@@ -12,7 +12,7 @@ use super::crew::{self, Patience};
 /// microseconds.
 const WORTH_SHARING: usize = 1 << 18;
 /// The same of one that must be woken first.
-const WORTH_WAKING: usize = 1 << 21;
+pub(super) const WORTH_WAKING: usize = 1 << 21;
 
 /// A part of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,8 @@ pub(super) fn for_each<I: Send, R: Send>(
     }
     let slots: Vec<_> = items.into_iter().map(|item| Mutex::new((Some(item), None))).collect();
     let next = AtomicUsize::new(0);
-    crew::call(slots.len() - 1, work >= WORTH_WAKING, &|| {
+    let helpers = slots.len().min(threads()).max(1) - 1;
+    crew::call(helpers, work >= WORTH_WAKING, &|| {
         while let Some(slot) = slots.get(next.fetch_add(1, Ordering::Relaxed)) {
             let item = lock(slot).0.take().expect("every index is handed out once");
             let result = task(item);
@@ -155,7 +156,7 @@ impl<P> Place<P> {
 }
 
 /// Tells the others when a thread panics: they would wait for its step forever.
-struct Alarm<'a>(&'a AtomicBool);
+pub(super) struct Alarm<'a>(pub(super) &'a AtomicBool);
 
 impl Drop for Alarm<'_> {
     fn drop(&mut self) {
@@ -165,7 +166,7 @@ impl Drop for Alarm<'_> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

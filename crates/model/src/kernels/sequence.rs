@@ -2,7 +2,8 @@
 //! <https://doi.org/10.1109/5.58337>).
 //!
 //! The work is divided in one of two ways. The lanes of a batch never meet: where there are enough
-//! of them, each thread takes some all the way, and the threads wait for each other once per call.
+//! of them, each thread takes some of them along, two groups, and gives one away when another thread
+//! has none left ([`advance`](super::advance)).
 //! Where there are few, each thread takes some **units** of all lanes, with its share of the
 //! weights in its own cache, and the threads meet after every step to hand each other their units'
 //! numbers.
@@ -100,7 +101,9 @@ impl Dimensions {
         let worth_lanes = LANES * (4 * hidden * hidden).div_ceil(NEAR);
         if batch >= worth_lanes * threads {
             let pieces = Piece::all(batch, batch.div_ceil(threads));
-            return pieces.map(|lanes| Share { lanes, units }).collect();
+            let groups =
+                pieces.flat_map(|piece| if threads == 1 { vec![piece] } else { two(piece) });
+            return groups.map(|lanes| Share { lanes, units }).collect();
         }
         let threads = threads.min(self.step_work() / WORTH_MEETING).max(1);
         let length = match threads {
@@ -109,6 +112,19 @@ impl Dimensions {
         };
         Piece::all(hidden, length).map(|units| Share { lanes, units }).collect()
     }
+}
+
+/// A thread's lanes in two groups, one of which it can give away; they need no more tiles of a step
+/// than all together would.
+fn two(lanes: Piece) -> Vec<Piece> {
+    /// Lanes of a tile, where the machine has many registers.
+    const TILE: usize = 6;
+    let Piece { start, length } = lanes;
+    let tiles = length.div_ceil(TILE);
+    let first = tiles / 2 * length.div_ceil(tiles);
+    let groups =
+        [Piece { start, length: first }, Piece { start: start + first, length: length - first }];
+    groups.into_iter().filter(|group| group.length > 0).collect()
 }
 
 /// The rows of some lanes from a range of steps of `[T, B, W]`, where they lie.

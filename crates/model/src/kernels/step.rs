@@ -4,12 +4,12 @@
 mod backward;
 mod forward;
 
-pub(super) use backward::{Later, StepBackward};
+pub(super) use backward::{Later, StepBackward, places_back};
 pub(super) use forward::{GatePanels, Starts, StepForward};
 
 /// Which units a vector holds: from `first` on, `width` of them, at `part` of their panel's.
 #[derive(Clone, Copy)]
-struct Place {
+pub(super) struct Place {
     first: usize,
     width: usize,
     part: usize,

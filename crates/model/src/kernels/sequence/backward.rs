@@ -3,6 +3,7 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::{Dimensions, Input, Saved, SavedPart, Share, rows_of, steps_per_chunk};
+use crate::kernels::advance::advance;
 use crate::kernels::exchange::Exchange;
 use crate::kernels::outer::add_outer;
 use crate::kernels::packing::Packed;
@@ -10,7 +11,7 @@ use crate::kernels::parallel::{Piece, Team, for_each};
 use crate::kernels::product::add_product;
 use crate::kernels::rows::Rows;
 use crate::kernels::spare;
-use crate::kernels::step::{Later, StepBackward};
+use crate::kernels::step::{Later, StepBackward, places_back};
 
 /// Gradients with respect to what went in.
 #[derive(Clone, Debug)]
@@ -67,9 +68,8 @@ pub(crate) fn backward(
         .map(|(saved, weights)| Part::new(dimensions, arguments, weights, saved));
     let arch = Arch::new();
     let parts = if packs.len() == 1 {
-        for_each(parts.collect(), 3 * dimensions.work(), |mut part: Part<'_>| {
-            arch.dispatch(AllLanes(&mut part));
-            part
+        advance(parts.collect(), steps, 3 * dimensions.work(), |parts: &mut [Part<'_>], back| {
+            arch.dispatch(AllUnits { parts, step: steps - 1 - back });
         })
     } else {
         let mut parts: Vec<Part<'_>> = parts.collect();
@@ -194,10 +194,10 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// Goes a step back, with all that flows into the hidden states but from `later` in `grad_h`;
-    /// where the part has all units, that is the gradient of its outputs.
+    /// A step back, with all that flows into the hidden states but from `later` in `grad_h`; where the
+    /// part has all units, that is the gradient of its outputs.
     #[inline(always)]
-    fn step<S: Simd>(&mut self, simd: S, step: usize, with_later: bool) {
+    fn step(&mut self, step: usize, with_later: bool) -> StepBackward<'_> {
         let Share { lanes, .. } = self.share;
         let Dimensions { steps, batch, hidden } = self.dimensions;
         let plane = self.grad_c.len();
@@ -216,7 +216,6 @@ impl<'a> Part<'a> {
             grad_h: if with_later { &grad_outputs[..plane] } else { &self.grad_h },
             grad_c: &mut self.grad_c,
         }
-        .run(simd, lanes.length);
     }
 
     /// Multiplies the gradients of a step's gates with the transposed weight.
@@ -301,21 +300,32 @@ fn add(to: &mut [f32], from: &[f32]) {
     }
 }
 
-/// Takes lanes with all units back through all steps.
-struct AllLanes<'a, 'b>(&'a mut Part<'b>);
+/// Takes lanes with all units a step back, those of one or several parts.
+struct AllUnits<'a, 'b> {
+    parts: &'a mut [Part<'b>],
+    step: usize,
+}
 
-impl WithSimd for AllLanes<'_, '_> {
+impl WithSimd for AllUnits<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self(part) = self;
-        for step in (0..part.dimensions.steps).rev() {
-            part.step(simd, step, true);
-            part.accumulate_sometimes(simd, step);
+        let Self { parts, step } = self;
+        // A panel of the weight serves all parts while it is near.
+        for place in places_back(simd, parts[0].dimensions.hidden) {
+            for part in parts.iter_mut() {
+                let lanes = part.share.lanes.length;
+                part.step(step, true).run_at(simd, lanes, place);
+            }
         }
-        part.contribute(simd, 0);
-        part.grad_h.copy_from_slice(&part.contribution);
+        for part in parts {
+            part.accumulate_sometimes(simd, step);
+            if step == 0 {
+                part.contribute(simd, 0);
+                part.grad_h.copy_from_slice(&part.contribution);
+            }
+        }
     }
 }
 
@@ -353,7 +363,9 @@ impl WithSimd for OneStep<'_, '_> {
         }
         if phase < steps {
             let step = steps - 1 - phase;
-            part.step(simd, step, false);
+            for place in places_back(simd, units.length) {
+                part.step(step, false).run_at(simd, batch, place);
+            }
             part.contribute(simd, step);
             exchange.write(slot(phase + 1, part.index), &part.contribution);
             part.accumulate_sometimes(simd, step);

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use pulp::{Arch, Simd, WithSimd};
 
 use super::{Dimensions, Input, Saved, SavedPart, Share, gather_units, rows_of, steps_per_chunk};
+use crate::kernels::advance::advance;
 use crate::kernels::exchange::Exchange;
 use crate::kernels::packing::Packed;
 use crate::kernels::parallel::{Piece, Team, for_each};
@@ -48,17 +49,15 @@ pub(crate) fn forward(
         });
     let arch = Arch::new();
     let parts = if packs.len() == 1 {
-        for_each(parts.collect(), dimensions.work(), |mut part: Part<'_>| {
-            for step in 0..steps {
-                arch.dispatch(OneStep { part: &mut part, step, exchange: None });
-            }
-            part
+        advance(parts.collect(), steps, dimensions.work(), |parts: &mut [Part<'_>], step| {
+            arch.dispatch(OneStep { parts, step, exchange: None });
         })
     } else {
         let mut team = Team::new(parts.collect::<Vec<Part<'_>>>());
         let exchange = Exchange::new(2 * batch * hidden);
         team.run(steps, dimensions.work(), |part, step| {
-            arch.dispatch(OneStep { part, step, exchange: Some(&exchange) });
+            let parts = std::slice::from_mut(part);
+            arch.dispatch(OneStep { parts, step, exchange: Some(&exchange) });
         });
         team.into_parts()
     };
@@ -215,10 +214,54 @@ impl<'a> Part<'a> {
             }
         }
     }
+
+    /// The step, when its gates have begun.
+    #[inline(always)]
+    fn step(&mut self, step: usize) -> StepForward<'_> {
+        let count = 4 * self.c.len();
+        let first = if self.keep { step * count } else { 0 };
+        let (numbers, stride) = match self.input {
+            Input::Products(products) => (products, self.dimensions.hidden),
+            Input::Tokens { table, .. } => (table, self.dimensions.hidden),
+            Input::Dense { .. } => (self.products.as_slice(), self.share.units.length),
+        };
+        StepForward {
+            weight: &self.weights.recurrent,
+            h: &self.h,
+            starts: Starts { numbers, places: &self.places, stride },
+            gates: &mut self.gates[first..][..count],
+            c: &mut self.c,
+            h_next: &mut self.h_next,
+        }
+    }
+
+    /// Puts down what came out of the step.
+    #[inline(always)]
+    fn end_step(&mut self, step: usize, exchange: Option<&Exchange>) {
+        let Dimensions { batch, hidden, .. } = self.dimensions;
+        let Share { lanes, units } = self.share;
+        if self.keep {
+            self.cells[step * self.c.len()..][..self.c.len()].copy_from_slice(&self.c);
+        }
+        let rows = self.h_next.chunks_exact(units.length);
+        for (lane, (to, from)) in
+            self.outputs[step * lanes.length..].iter_mut().zip(rows).enumerate()
+        {
+            to.write_copy_of_slice(from);
+            if let Some(exchange) = exchange {
+                let plane = (step + 1) % 2 * batch * hidden;
+                exchange.write(plane + lane * hidden + units.start, from);
+            }
+        }
+        if exchange.is_none() {
+            std::mem::swap(&mut self.h, &mut self.h_next);
+        }
+    }
 }
 
+/// Takes lanes and units a step on, those of one or several parts.
 struct OneStep<'a, 'b> {
-    part: &'a mut Part<'b>,
+    parts: &'a mut [Part<'b>],
     step: usize,
     /// Where the parts hand each other their hidden states, where they have only some units.
     exchange: Option<&'a Exchange>,
@@ -229,45 +272,20 @@ impl WithSimd for OneStep<'_, '_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { part, step, exchange } = self;
-        let Dimensions { batch, hidden, .. } = part.dimensions;
-        let Share { lanes, units } = part.share;
-        part.begin_gates(simd, step);
-        let plane = batch * hidden;
-        if let (Some(exchange), 1..) = (exchange, step) {
-            exchange.read(step % 2 * plane, &mut part.h);
-        }
-        let count = 4 * part.c.len();
-        let first = if part.keep { step * count } else { 0 };
-        let (numbers, stride) = match part.input {
-            Input::Products(products) => (products, hidden),
-            Input::Tokens { table, .. } => (table, hidden),
-            Input::Dense { .. } => (part.products.as_slice(), units.length),
-        };
-        StepForward {
-            weight: &part.weights.recurrent,
-            h: &part.h,
-            starts: Starts { numbers, places: &part.places, stride },
-            gates: &mut part.gates[first..][..count],
-            c: &mut part.c,
-            h_next: &mut part.h_next,
-            reversed: step % 2 == 1,
-        }
-        .run(simd);
-        if part.keep {
-            part.cells[step * part.c.len()..][..part.c.len()].copy_from_slice(&part.c);
-        }
-        let rows = part.h_next.chunks_exact(units.length);
-        for (lane, (to, from)) in
-            part.outputs[step * lanes.length..].iter_mut().zip(rows).enumerate()
-        {
-            to.write_copy_of_slice(from);
-            if let Some(exchange) = exchange {
-                exchange.write((step + 1) % 2 * plane + lane * hidden + units.start, from);
+        let Self { parts, step, exchange } = self;
+        for part in parts.iter_mut() {
+            part.begin_gates(simd, step);
+            if let (Some(exchange), 1..) = (exchange, step) {
+                let Dimensions { batch, hidden, .. } = part.dimensions;
+                exchange.read(step % 2 * batch * hidden, &mut part.h);
             }
         }
-        if exchange.is_none() {
-            std::mem::swap(&mut part.h, &mut part.h_next);
+        // A panel of the weight serves all parts while it is near.
+        for place in parts[0].weights.recurrent.places(simd, step % 2 == 1) {
+            for part in parts.iter_mut() {
+                part.step(step).run_at(simd, place);
+            }
         }
+        parts.iter_mut().for_each(|part| part.end_step(step, exchange));
     }
 }

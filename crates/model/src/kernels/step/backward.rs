@@ -33,27 +33,32 @@ pub(in crate::kernels) struct Later<'a> {
     pub(in crate::kernels) weight: &'a Packed,
 }
 
+/// The places of a step back of so many units: two vectors each.
+#[inline(always)]
+pub(in crate::kernels) fn places_back<S: Simd>(
+    _simd: S,
+    units: usize,
+) -> impl Iterator<Item = Place> + use<S> {
+    (0..units).step_by(packing::WIDTH).flat_map(move |start| {
+        let count = packing::WIDTH.min(units - start);
+        (0..count).step_by(2 * S::F32_LANES).map(move |part| {
+            let first = start + part;
+            Place { first, width: units.min(first + 2 * S::F32_LANES) - first, part }
+        })
+    })
+}
+
 impl StepBackward<'_> {
-    /// Makes the step; `lanes` is n.
+    /// Makes the step of the units at a place; `lanes` is n.
     #[inline(always)]
-    pub(in crate::kernels) fn run<S: Simd>(mut self, simd: S, lanes: usize) {
-        let units = self.cells.len() / lanes;
-        let mut panels = self.later.map(|later| later.weight.panels());
-        for start in (0..units).step_by(packing::WIDTH) {
-            let panel = panels.as_mut().and_then(Iterator::next);
-            let count = packing::WIDTH.min(units - start);
-            for part in (0..count).step_by(2 * S::F32_LANES) {
-                let first = start + part;
-                let place =
-                    Place { first, width: units.min(first + 2 * S::F32_LANES) - first, part };
-                let mut lane = 0;
-                while lane < lanes {
-                    lane += match S::REGISTER_COUNT {
-                        32.. => self.some_rows::<S, 8>(simd, panel, place, lane, lanes),
-                        _ => self.some_rows::<S, 4>(simd, panel, place, lane, lanes),
-                    };
-                }
-            }
+    pub(in crate::kernels) fn run_at<S: Simd>(&mut self, simd: S, lanes: usize, place: Place) {
+        let panel = self.later.map(|later| later.weight.panel(place.first / packing::WIDTH));
+        let mut lane = 0;
+        while lane < lanes {
+            lane += match S::REGISTER_COUNT {
+                32.. => self.some_rows::<S, 8>(simd, panel, place, lane, lanes),
+                _ => self.some_rows::<S, 4>(simd, panel, place, lane, lanes),
+            };
         }
     }
 
@@ -208,15 +213,15 @@ mod tests {
             let later = numbers(1, lanes * 4 * hidden);
             let mut gates = activated(lanes * 4 * hidden);
             let mut grad_c = numbers(6, lanes * hidden);
-            StepBackward {
+            let mut step = StepBackward {
                 later: with_later.then_some(Later { gates: &later, weight: &weight }),
                 gates: &mut gates,
                 cells: &numbers(3, lanes * hidden),
                 earlier: &numbers(4, lanes * hidden),
                 grad_h: &numbers(5, lanes * hidden),
                 grad_c: &mut grad_c,
-            }
-            .run(simd, lanes);
+            };
+            places_back(simd, hidden).for_each(|place| step.run_at(simd, lanes, place));
             [gates, grad_c]
         }
     }

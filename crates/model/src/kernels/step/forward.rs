@@ -45,6 +45,25 @@ impl GatePanels {
         }
         Self { panels, depth, units: units.length }
     }
+
+    /// The places of a step, a vector of units each. With `reversed` the last panel comes first: steps
+    /// that take turns find the weights that the step before read last still near.
+    #[inline(always)]
+    pub(in crate::kernels) fn places<S: Simd>(
+        &self,
+        _simd: S,
+        reversed: bool,
+    ) -> impl Iterator<Item = Place> + use<S> {
+        let units = self.units;
+        let count = units.div_ceil(UNITS);
+        (0..count).flat_map(move |index| {
+            let start = UNITS * if reversed { count - 1 - index } else { index };
+            (0..UNITS.min(units - start)).step_by(S::F32_LANES).map(move |part| {
+                let first = start + part;
+                Place { first, width: S::F32_LANES.min(units - first), part }
+            })
+        })
+    }
 }
 
 /// What the gates of n lanes begin with, wherever that stands.
@@ -71,33 +90,28 @@ pub(in crate::kernels) struct StepForward<'a> {
     pub(in crate::kernels) c: &'a mut [f32],
     /// Gets the units' hidden states behind the step, `[n, units]`.
     pub(in crate::kernels) h_next: &'a mut [f32],
-    /// Whether to begin with the last units. Steps that take turns find the weights that the step
-    /// before read last still near.
-    pub(in crate::kernels) reversed: bool,
 }
 
 impl StepForward<'_> {
-    /// Makes the step.
+    /// Makes the step of all units.
     #[inline(always)]
-    pub(in crate::kernels) fn run<S: Simd>(mut self, simd: S) {
-        let GatePanels { depth, units, .. } = *self.weight;
-        let lanes = self.c.len() / units;
+    pub(in crate::kernels) fn run<S: Simd>(mut self, simd: S, reversed: bool) {
         let weight = self.weight;
-        let count = units.div_ceil(UNITS);
-        for index in 0..count {
-            let index = if self.reversed { count - 1 - index } else { index };
-            let (panel, start) = (&weight.panels[index * depth..][..depth], index * UNITS);
-            for part in (0..UNITS.min(units - start)).step_by(S::F32_LANES) {
-                let first = start + part;
-                let place = Place { first, width: S::F32_LANES.min(units - first), part };
-                let mut lane = 0;
-                while lane < lanes {
-                    lane += match S::REGISTER_COUNT {
-                        32.. => self.some_rows::<S, 6>(simd, panel, place, lane, lanes),
-                        _ => self.some_rows::<S, 2>(simd, panel, place, lane, lanes),
-                    };
-                }
-            }
+        weight.places(simd, reversed).for_each(|place| self.run_at(simd, place));
+    }
+
+    /// Makes the step of the units at a place.
+    #[inline(always)]
+    pub(in crate::kernels) fn run_at<S: Simd>(&mut self, simd: S, place: Place) {
+        let weight = self.weight;
+        let panel = &weight.panels[place.first / UNITS * weight.depth..][..weight.depth];
+        let lanes = self.c.len() / weight.units;
+        let mut lane = 0;
+        while lane < lanes {
+            lane += match S::REGISTER_COUNT {
+                32.. => self.some_rows::<S, 6>(simd, panel, place, lane, lanes),
+                _ => self.some_rows::<S, 2>(simd, panel, place, lane, lanes),
+            };
         }
     }
 
@@ -271,9 +285,8 @@ mod tests {
                 gates: &mut gates,
                 c: &mut c,
                 h_next: &mut h_next,
-                reversed,
             }
-            .run(simd);
+            .run(simd, reversed);
             [gates, c, h_next]
         }
     }
