@@ -27,7 +27,7 @@ pub(super) fn advance<P: Send>(
     let share = count.div_ceil(threads());
     let mut bundles = Vec::new();
     while !parts.is_empty() {
-        let first = parts.len().saturating_sub(1) / share * share;
+        let first = (parts.len() - 1) / share * share;
         bundles.push(Bundle { first, step: 0, parts: parts.split_off(first) });
     }
     let helpers = bundles.len() - 1;
@@ -63,7 +63,7 @@ struct Bundle<P> {
 struct Crowd<P> {
     /// Those that nobody takes along at the moment.
     bundles: Mutex<Vec<Bundle<P>>>,
-    /// How many that are.
+    /// How many those are, for threads that look for one again and again.
     waiting: AtomicUsize,
     /// Threads that have none.
     idle: AtomicUsize,
@@ -100,14 +100,16 @@ impl<P> Crowd<P> {
         if self.waiting.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        let bundle = lock(&self.bundles).pop()?;
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        Some(bundle)
+        let mut bundles = lock(&self.bundles);
+        let bundle = bundles.pop();
+        self.waiting.store(bundles.len(), Ordering::Relaxed);
+        bundle
     }
 
     fn put_down(&self, bundle: Bundle<P>) {
-        lock(&self.bundles).push(bundle);
-        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let mut bundles = lock(&self.bundles);
+        bundles.push(bundle);
+        self.waiting.store(bundles.len(), Ordering::Relaxed);
     }
 
     /// Takes parts through the steps they have left; leaves half of them to a thread that has none.

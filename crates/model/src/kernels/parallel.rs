@@ -53,7 +53,7 @@ pub(super) fn for_each<I: Send, R: Send>(
     }
     let slots: Vec<_> = items.into_iter().map(|item| Mutex::new((Some(item), None))).collect();
     let next = AtomicUsize::new(0);
-    let helpers = slots.len().min(threads()).max(1) - 1;
+    let helpers = slots.len().min(threads()) - 1;
     crew::call(helpers, work >= WORTH_WAKING, &|| {
         while let Some(slot) = slots.get(next.fetch_add(1, Ordering::Relaxed)) {
             let item = lock(slot).0.take().expect("every index is handed out once");
