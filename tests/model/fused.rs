@@ -1,3 +1,6 @@
+use std::thread;
+use std::time::Duration;
+
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{AdamWConfig, Optimizer};
 use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
@@ -295,6 +298,38 @@ fn a_decoder_makes_the_steps_of_its_network() {
                 }
                 decoder.reset();
             }
+        }
+    }
+}
+
+#[test]
+fn a_decoder_gives_the_same_bits_whoever_makes_its_steps() {
+    /// What all steps gave, of a decoder whose threads have the time to fall asleep now and then.
+    fn write(network: &CharLstm, lanes: usize) -> Vec<f32> {
+        let (mut decoder, mut all) = (Decoder::new(network, lanes), Vec::new());
+        for step in 0..400 {
+            if step % 100 == 99 {
+                thread::sleep(Duration::from_millis(5));
+            }
+            let token = |lane| ((step * (lane + 3) + lane) % network.vocabulary()) as u32;
+            let tokens: Vec<u32> = (0..lanes).map(token).collect();
+            all.extend_from_slice(decoder.step(&tokens));
+        }
+        all
+    }
+    let Some((name, device)) = cpus().next() else { return };
+    // The last has more of a head than of anything else: each thread owns some columns.
+    for (hidden, layers, lanes, vocabulary) in [(128, 1, 1, 76), (200, 3, 4, 31), (64, 1, 2, 999)] {
+        let config = CharLstmConfig::new(vocabulary, hidden).with_layers(layers);
+        let network = config.init(Seed::new(5), &device);
+        let expected = write(&network, lanes);
+        // More of them than there are processors: threads lose theirs in the middle of a step.
+        let others: Vec<Vec<f32>> = thread::scope(|scope| {
+            let threads = [(); 3].map(|()| scope.spawn(|| write(&network, lanes)));
+            threads.map(|thread| thread.join().expect("it writes")).into()
+        });
+        for got in others {
+            assert!(got == expected, "{name}, H {hidden}, L {layers}, B {lanes}");
         }
     }
 }

@@ -10,7 +10,9 @@ use crate::{CharLstm, LayerNorm};
 /// without gradients, without dropout, and without an allocation per step.
 ///
 /// The weights are read once, from whatever device they are on. The first layer's input products
-/// are formed once too, for every token of the vocabulary.
+/// are formed once too, for every token of the vocabulary. Where the network is large enough, other
+/// threads have a share in it, no more in all than rayon's pool has; they sleep when no step comes
+/// for a while, and end with the decoder.
 ///
 /// ```
 /// use poquelin_model::{CharLstmConfig, Decoder, Seed};

@@ -224,7 +224,8 @@ impl WithSimd for Weigh<'_> {
     fn with_simd<S: Simd>(self, simd: S) -> f32 {
         let highest = highest(simd, self.logits);
         // Of a tiny temperature the inverse may be infinite, and times zero no number.
-        self.logits.iter_mut().for_each(|logit| *logit = (*logit - highest) / self.temperature);
+        let factor = (1.0 / self.temperature).min(f32::MAX);
+        self.logits.iter_mut().for_each(|logit| *logit = (*logit - highest) * factor);
         exponentials(simd, self.logits, 0.0)
     }
 }

@@ -1,19 +1,26 @@
 //! One time step after the other, without gradients and without an allocation per step.
 //!
-//! Each thread owns some units of every layer and some columns of the head. Their weights stay in
-//! its cache from step to step, and it takes all lanes through them; the threads hand each other
-//! the hidden states after every layer.
+//! Each thread owns some units of every layer, and some columns of the head where there are many.
+//! Their weights stay in its cache from step to step, and it takes all lanes through them; the
+//! threads hand each other the hidden states after every layer.
+//!
+//! A step's recurrent products do not depend on its tokens. They are formed as soon as the hidden
+//! states before it are known, while the caller's thread is still at the scores of the step before
+//! and its caller chooses among them; it owns fewer units for that.
+
+mod part;
+mod portions;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::exchange::Exchange;
-use super::packing::Packed;
-use super::parallel::{Piece, Team, threads};
+use self::part::{Head, Layer, Part, half, normalise};
+use self::portions::portions;
+use super::exchange::Stamped;
+use super::parallel::threads;
 use super::product::add_product;
 use super::rows::Rows;
-use super::sequence::gather_units;
-use super::step::{GatePanels, Starts, StepForward};
-use crate::layer_norm::EPSILON;
+use super::standing::{Standing, Work};
+use super::step::StepForward;
 
 /// A layer's weights in row-major order.
 pub(crate) struct LayerWeights {
@@ -25,6 +32,13 @@ pub(crate) struct LayerWeights {
     pub(crate) input: Option<Vec<f32>>,
     /// `[H, 4H]`.
     pub(crate) recurrent: Vec<f32>,
+}
+
+impl LayerWeights {
+    /// The multiplications of a lane's step.
+    fn work(&self) -> usize {
+        self.recurrent.len() + self.input.as_ref().map_or(0, Vec::len)
+    }
 }
 
 /// The head's weights.
@@ -49,17 +63,11 @@ pub(crate) enum Between {
 /// Stacked layers and a head, and the state of their lanes.
 #[derive(Debug)]
 pub(crate) struct Stack {
-    arch: Arch,
-    team: Team<Part>,
-    /// The latest hidden states of every layer, `[B, H]`.
-    states: Vec<Exchange>,
-    /// The multiplications of a step.
-    work: usize,
+    team: Standing<Writing>,
+    /// The latest step.
+    step: u32,
     /// `[B, V]`.
     logits: Vec<f32>,
-    vocabulary: usize,
-    /// Whether the latest step was an odd one.
-    odd: bool,
 }
 
 impl Stack {
@@ -72,170 +80,109 @@ impl Stack {
     ) -> Self {
         /// Multiplications per thread that are worth meeting after each layer.
         const WORTH_MEETING: usize = 1 << 14;
-        let count =
-            |layer: &LayerWeights| layer.recurrent.len() + layer.input.as_ref().map_or(0, Vec::len);
-        let work = lanes * (layers.iter().map(count).sum::<usize>() + head.weight.len());
-        let parts = threads().min(work / WORTH_MEETING).max(1);
-        let states = layers.iter().map(|layer| Exchange::new(lanes * layer.hidden)).collect();
-        let part = |index: usize| Part {
-            layers: layers.iter().map(|layer| Layer::new(layer, index, parts, lanes)).collect(),
-            head: Head::new(head, index, parts, lanes),
-            lanes,
-            between,
-            given: vec![0.0; lanes * layers[0].hidden],
-        };
-        let vocabulary = head.bias.len();
-        Self {
+        let work =
+            lanes * (layers.iter().map(LayerWeights::work).sum::<usize>() + head.weight.len());
+        let portions = portions(layers, head, threads().min(work / WORTH_MEETING).max(1));
+        let states = |layer: &LayerWeights| Stamped::new(2 * lanes * layer.hidden);
+        let work = Writing {
             arch: Arch::new(),
-            team: Team::new((0..parts).map(part).collect()),
-            states,
-            work,
-            logits: vec![0.0; lanes * vocabulary],
-            vocabulary,
-            odd: false,
+            lanes,
+            vocabulary: head.bias.len(),
+            between,
+            tokens: Stamped::new(lanes),
+            states: layers.iter().map(states).collect(),
+            scores: Stamped::new(lanes * head.bias.len()),
+        };
+        let parts =
+            (0..portions.len()).map(|index| Part::new(layers, head, &portions, index, lanes));
+        Self {
+            team: Standing::new(work, parts.collect()),
+            step: 0,
+            logits: vec![0.0; lanes * head.bias.len()],
         }
     }
 
     /// Makes a step with these tokens, one for every lane; returns the logits, `[B, V]`.
     pub(crate) fn step(&mut self, tokens: &[u32]) -> &[f32] {
-        let Self { arch, team, states, work, logits, vocabulary, odd } = self;
-        *odd = !*odd;
-        let reversed = *odd;
-        // Threads that sleep between two steps are woken: the next ones find them awake.
-        team.run(states.len() + 1, (*work).saturating_mul(WAKING), |part, phase| {
-            arch.dispatch(Phase { part, phase, tokens, states, reversed });
+        let Self { team, step, logits } = self;
+        *step = step.wrapping_add(1);
+        team.work().tokens.write(0, tokens.iter().copied(), *step);
+        let mut known = 0;
+        team.run(|work, own| {
+            if !own.has_scored(*step) {
+                return false;
+            }
+            if own.head.logits.len() == logits.len() {
+                logits.copy_from_slice(&own.head.logits);
+                return true;
+            }
+            known = work.scores.read(0, logits, known, *step);
+            known == logits.len()
         });
-        for part in team.parts_mut() {
-            let Head { columns, logits: own, .. } = &part.head;
-            let rows =
-                logits.chunks_exact_mut(*vocabulary).zip(own.chunks_exact(columns.length.max(1)));
-            rows.for_each(|(to, from)| to[columns.start..][..columns.length].copy_from_slice(from));
-        }
         logits
     }
 
     /// Sets the state back to zeros.
     pub(crate) fn reset(&mut self) {
-        for part in self.team.parts_mut() {
+        self.team.for_each(|part| {
             for layer in &mut part.layers {
-                layer.h.fill(0.0);
+                layer.products.fill(0.0);
                 layer.c.fill(0.0);
             }
-        }
+        });
     }
 }
 
-/// How many steps are expected to follow one another.
-const WAKING: usize = 64;
-
-/// What one thread owns.
+/// What the threads have in common.
 #[derive(Debug)]
-struct Part {
-    layers: Vec<Layer>,
-    head: Head,
+struct Writing {
+    arch: Arch,
     lanes: usize,
+    vocabulary: usize,
     between: Between,
-    /// What the latest layer gives, `[B, H]`, where that is not its hidden states.
-    given: Vec<f32>,
+    /// What each lane reads.
+    tokens: Stamped,
+    /// The hidden states of every layer, by even and odd steps and by parts, `[2, P, B, units]`.
+    states: Vec<Stamped>,
+    /// `[B, V]`.
+    scores: Stamped,
 }
 
-/// The piece of 0..`count` of a part, in whole multiples of `unit`; the last parts may have none.
-fn own_piece(count: usize, unit: usize, index: usize, parts: usize) -> Piece {
-    let length = match parts {
-        1 => count,
-        _ => count.div_ceil(parts).next_multiple_of(unit),
-    };
-    let start = (index * length).min(count);
-    Piece { start, length: length.min(count - start) }
-}
-
-/// Some units of a layer.
-#[derive(Debug)]
-struct Layer {
-    units: Piece,
-    start: Vec<f32>,
-    input: Option<Packed>,
-    recurrent: GatePanels,
-    /// The hidden states of all units, `[B, H]`.
-    h: Vec<f32>,
-    /// The products with what the layer below says, `[B, 4 · units]`; of none, nothing.
-    products: Vec<f32>,
-    /// Where the gates of each lane begin.
-    places: Vec<usize>,
-    /// `[B, 4 · units]`.
-    gates: Vec<f32>,
-    /// `[B, units]`, as those below.
-    h_next: Vec<f32>,
-    c: Vec<f32>,
-}
-
-impl Layer {
-    fn new(weights: &LayerWeights, index: usize, parts: usize, lanes: usize) -> Self {
-        let hidden = weights.hidden;
-        let units = own_piece(hidden, 16, index, parts);
-        let pack =
-            |matrix: &Vec<f32>| Packed::new(&gather_units(matrix, hidden, units), 4 * units.length);
-        Self {
-            units,
-            start: gather_units(&weights.start, hidden, units),
-            input: weights.input.as_ref().filter(|_| units.length > 0).map(pack),
-            recurrent: GatePanels::new(&weights.recurrent, hidden, units),
-            h: vec![0.0; lanes * hidden],
-            products: vec![0.0; weights.input.as_ref().map_or(0, |_| lanes * 4 * units.length)],
-            places: Vec::with_capacity(lanes),
-            gates: vec![0.0; lanes * 4 * units.length],
-            h_next: vec![0.0; lanes * units.length],
-            c: vec![0.0; lanes * units.length],
+impl Writing {
+    /// Whether what the next phase of a part needs from the others is there.
+    #[inline(always)]
+    fn is_ready(&self, Part { layers, step, phase, .. }: &mut Part) -> bool {
+        match *phase {
+            0 => (0..self.lanes).all(|lane| self.tokens.get(lane, *step).is_some()),
+            phase if phase <= layers.len() => {
+                layers[phase - 1].collect(&self.states[phase - 1], self.lanes, *step)
+            }
+            _ => true,
         }
     }
 }
 
-/// Some columns of the head.
-#[derive(Debug)]
-struct Head {
-    columns: Piece,
-    weight: Packed,
-    bias: Vec<f32>,
-    /// `[B, columns]`.
-    logits: Vec<f32>,
-}
+impl Work for Writing {
+    type Part = Part;
 
-impl Head {
-    fn new(weights: &HeadWeights, index: usize, parts: usize, lanes: usize) -> Self {
-        let vocabulary = weights.bias.len();
-        let columns = own_piece(vocabulary, 16, index, parts);
-        let mut weight = Packed::default();
-        weight.pack_part(
-            &weights.weight[columns.start.min(vocabulary - 1)..],
-            vocabulary,
-            columns.length,
-        );
-        Self {
-            columns,
-            weight,
-            bias: weights.bias[columns.start..][..columns.length].to_vec(),
-            logits: vec![0.0; lanes * columns.length],
+    #[inline(always)]
+    fn step(&self, part: &mut Part) -> bool {
+        let ready = self.is_ready(part);
+        if ready {
+            self.arch.dispatch(Phase { work: self, part });
+            part.phase += 1;
+            if part.phase > part.layers.len() + 1 {
+                (part.step, part.phase) = (part.step.wrapping_add(1), 0);
+            }
         }
+        ready
     }
 }
 
-/// Every row with mean 0 and deviation 1.
-fn normalise(from: &[f32], to: &mut [f32], width: usize) {
-    for (from, to) in from.chunks_exact(width).zip(to.chunks_exact_mut(width)) {
-        let mean = from.iter().sum::<f32>() / width as f32;
-        let variance = from.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / width as f32;
-        let scale = 1.0 / (variance + EPSILON as f32).sqrt();
-        from.iter().zip(to).for_each(|(x, to)| *to = (x - mean) * scale);
-    }
-}
-
-/// A layer's step, or the head's.
+/// A phase of a step.
 struct Phase<'a> {
+    work: &'a Writing,
     part: &'a mut Part,
-    phase: usize,
-    tokens: &'a [u32],
-    states: &'a [Exchange],
-    reversed: bool,
 }
 
 impl WithSimd for Phase<'_> {
@@ -243,12 +190,18 @@ impl WithSimd for Phase<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { part, phase, tokens, states, reversed } = self;
-        let Part { layers, head, lanes, between, given } = part;
-        let lanes = *lanes;
+        let Writing { lanes, vocabulary, between, tokens, states, scores, .. } = self.work;
+        let &mut Part { ref mut layers, ref mut head, ref mut given, step, phase } = self.part;
+        if phase > states.len() {
+            let layers = layers.iter_mut().filter(|layer| layer.units.length > 0);
+            for Layer { recurrent, h, products, .. } in layers {
+                StepForward { weight: recurrent, h, gates: products, end: None }
+                    .run(simd, half(step) == 1);
+            }
+            return;
+        }
         let (below, layers) = layers.split_at_mut(phase);
         let below = below.last_mut().map(|layer| {
-            states[phase - 1].read(0, &mut layer.h);
             let width = layer.h.len() / lanes;
             match between {
                 Between::Nothing => return Rows::new(&layer.h, width),
@@ -264,32 +217,25 @@ impl WithSimd for Phase<'_> {
                 logits.chunks_exact_mut(bias.len()).for_each(|row| row.copy_from_slice(bias));
                 let below = below.expect("a head stands on a layer");
                 add_product(simd, below, weight, logits);
+                if columns.length < *vocabulary {
+                    for (lane, row) in logits.chunks_exact(columns.length).enumerate() {
+                        let row = row.iter().map(|logit| logit.to_bits());
+                        scores.write(lane * vocabulary + columns.start, row, step);
+                    }
+                }
             }
             return;
         };
-        let Layer { units, start, input, recurrent, h, products, places, gates, h_next, c } = layer;
-        if units.length == 0 {
-            return;
+        if let (Some(input), Some(below)) = (&layer.input, below) {
+            add_product(simd, below, input, &mut layer.products);
         }
-        let width = 4 * units.length;
-        places.clear();
-        let numbers = match (input, below) {
-            (Some(input), Some(below)) => {
-                places.extend((0..lanes).map(|lane| lane * width));
-                products.chunks_exact_mut(width).for_each(|row| row.copy_from_slice(start));
-                add_product(simd, below, input, products);
-                products
-            }
-            _ => {
-                places.extend(tokens.iter().map(|&token| token as usize * width));
-                start
-            }
-        };
-        let starts = Starts { numbers, places, stride: units.length };
-        StepForward { weight: recurrent, h, starts, gates, c, h_next }.run(simd, reversed);
-        let hidden = h.len() / lanes;
-        for (lane, h_next) in h_next.chunks_exact(units.length).enumerate() {
-            states[phase].write(lane * hidden + units.start, h_next);
+        for lane in 0..*lanes {
+            let row = match phase {
+                0 => tokens.get(lane, step).expect("the tokens are there") as usize,
+                _ => 0,
+            };
+            layer.end_step(simd, lane, row);
         }
+        layer.publish(&states[phase], *lanes, step);
     }
 }

@@ -29,6 +29,7 @@ mod product;
 mod rows;
 pub(crate) mod sequence;
 mod spare;
+mod standing;
 mod step;
 pub(crate) mod tokens;
 

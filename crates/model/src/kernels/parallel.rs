@@ -22,6 +22,11 @@ pub(super) struct Piece {
 }
 
 impl Piece {
+    /// From `start` to before `end`.
+    pub(super) fn between(start: usize, end: usize) -> Self {
+        Self { start, length: end - start }
+    }
+
     /// The pieces of 0..`count`, all but the last of this length.
     pub(super) fn all(count: usize, length: usize) -> impl Iterator<Item = Self> {
         (0..count)
@@ -70,18 +75,24 @@ pub(super) fn for_each<I: Send, R: Send>(
 #[derive(Debug)]
 pub(super) struct Team<P>(Vec<Place<P>>);
 
-/// A part, and how far it is. On a cache line of its own, which two threads watch.
+/// A part, and how far it is.
 #[derive(Debug)]
-#[repr(align(128))]
 struct Place<P> {
+    ended: Watched,
     begun: AtomicUsize,
-    ended: AtomicUsize,
     part: Mutex<P>,
 }
 
+/// A count that others watch: on a cache line of its own, so that who changes what lies beside it
+/// need not wait for that line.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Watched(AtomicUsize);
+
 impl<P: Send> Team<P> {
     pub(super) fn new(parts: Vec<P>) -> Self {
-        let place = |part| Place { begun: 0.into(), ended: 0.into(), part: Mutex::new(part) };
+        let place =
+            |part| Place { ended: Watched::default(), begun: 0.into(), part: Mutex::new(part) };
         Self(parts.into_iter().map(place).collect())
     }
 
@@ -89,11 +100,6 @@ impl<P: Send> Team<P> {
         let part =
             |place: Place<P>| place.part.into_inner().unwrap_or_else(PoisonError::into_inner);
         self.0.into_iter().map(part).collect()
-    }
-
-    /// The parts, while they are not on their way.
-    pub(super) fn parts_mut(&mut self) -> impl Iterator<Item = &mut P> {
-        self.0.iter_mut().map(|place| place.part.get_mut().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Takes all parts through `phases` steps, each on a thread of its own as far as there are any.
@@ -107,7 +113,7 @@ impl<P: Send> Team<P> {
             return (0..phases).for_each(|phase| step(part, phase));
         }
         for place in &mut self.0 {
-            (*place.begun.get_mut(), *place.ended.get_mut()) = (0, 0);
+            (*place.begun.get_mut(), *place.ended.0.get_mut()) = (0, 0);
         }
         let places = self.0.as_slice();
         let arrived = AtomicUsize::new(0);
@@ -146,12 +152,12 @@ impl<P> Place<P> {
             return false;
         }
         step(&mut lock(&self.part), phase);
-        self.ended.store(phase + 1, Ordering::Release);
+        self.ended.0.store(phase + 1, Ordering::Release);
         true
     }
 
     fn has_ended(&self, phase: usize) -> bool {
-        self.ended.load(Ordering::Acquire) > phase
+        self.ended.0.load(Ordering::Acquire) > phase
     }
 }
 

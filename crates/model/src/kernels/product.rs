@@ -141,6 +141,13 @@ fn put_down<S: Simd, const HIGH: usize, const WIDE: usize>(
     for (row, sums) in sums.iter().enumerate() {
         let to = &mut to[row * columns + first..][..width];
         let (vectors, tail) = S::as_mut_simd_f32s(to);
+        // Where all are whole, in a loop that the compiler unrolls: the sums stay in registers.
+        if let Some(vectors) = vectors.first_chunk_mut::<WIDE>() {
+            for (to, sum) in vectors.iter_mut().zip(sums) {
+                *to = simd.add_f32s(*to, *sum);
+            }
+            continue;
+        }
         for (to, sum) in vectors.iter_mut().zip(sums) {
             *to = simd.add_f32s(*to, *sum);
         }
@@ -177,11 +184,10 @@ pub(super) fn multiply_rows<S: Simd, const HIGH: usize, const WIDE: usize>(
             add_depth(simd, &mut third, &across(quads, depth, 2), &weights[2], part);
             add_depth(simd, &mut fourth, &across(quads, depth, 3), &weights[3], part);
         }
-        for other in [second, third, fourth] {
-            for (sum, other) in sums.iter_mut().flatten().zip(other.iter().flatten()) {
-                *sum = simd.add_f32s(*sum, *other);
-            }
-        }
+        // One after the other: a loop over the three has the compiler keep them all in memory.
+        add_sums(simd, &mut sums, second);
+        add_sums(simd, &mut third, fourth);
+        add_sums(simd, &mut sums, third);
         first = 4 * panels.len();
     }
     let mut rest = rows;
@@ -196,6 +202,20 @@ pub(super) fn multiply_rows<S: Simd, const HIGH: usize, const WIDE: usize>(
         add_depth(simd, &mut sums, &factors, weights, part);
     }
     sums
+}
+
+/// Adds what another part of the depths gave.
+#[inline(always)]
+fn add_sums<S: Simd, const HIGH: usize, const WIDE: usize>(
+    simd: S,
+    sums: &mut [[S::f32s; WIDE]; HIGH],
+    others: [[S::f32s; WIDE]; HIGH],
+) {
+    for (sums, others) in sums.iter_mut().zip(others) {
+        for (sum, other) in sums.iter_mut().zip(others) {
+            *sum = simd.add_f32s(*sum, other);
+        }
+    }
 }
 
 /// A number of every row.

@@ -11,7 +11,7 @@ use crate::kernels::packing::Packed;
 use crate::kernels::parallel::{Piece, Team, for_each};
 use crate::kernels::product::add_product;
 use crate::kernels::spare;
-use crate::kernels::step::{GatePanels, Starts, StepForward};
+use crate::kernels::step::{End, GatePanels, Starts, StepForward};
 
 /// What comes out of a layer.
 #[derive(Clone, Debug)]
@@ -228,10 +228,12 @@ impl<'a> Part<'a> {
         StepForward {
             weight: &self.weights.recurrent,
             h: &self.h,
-            starts: Starts { numbers, places: &self.places, stride },
             gates: &mut self.gates[first..][..count],
-            c: &mut self.c,
-            h_next: &mut self.h_next,
+            end: Some(End {
+                starts: Starts { numbers, places: &self.places, stride },
+                c: &mut self.c,
+                h_next: &mut self.h_next,
+            }),
         }
     }
 

@@ -82,10 +82,16 @@ pub(in crate::kernels) struct StepForward<'a> {
     pub(in crate::kernels) weight: &'a GatePanels,
     /// The hidden states of all units behind the step before, `[n, H]`.
     pub(in crate::kernels) h: &'a [f32],
+    /// Get the activated gates, `[n, 4 · units]`; without an end of the step, the recurrent
+    /// products.
+    pub(in crate::kernels) gates: &'a mut [f32],
+    pub(in crate::kernels) end: Option<End<'a>>,
+}
+
+/// What a step ends with.
+pub(in crate::kernels) struct End<'a> {
     /// The input's share of the gates.
     pub(in crate::kernels) starts: Starts<'a>,
-    /// Get the activated gates, `[n, 4 · units]`.
-    pub(in crate::kernels) gates: &'a mut [f32],
     /// The cell states, `[n, units]`: those before, then those behind the step.
     pub(in crate::kernels) c: &'a mut [f32],
     /// Gets the units' hidden states behind the step, `[n, units]`.
@@ -105,7 +111,7 @@ impl StepForward<'_> {
     pub(in crate::kernels) fn run_at<S: Simd>(&mut self, simd: S, place: Place) {
         let weight = self.weight;
         let panel = &weight.panels[place.first / UNITS * weight.depth..][..weight.depth];
-        let lanes = self.c.len() / weight.units;
+        let lanes = self.gates.len() / (4 * weight.units);
         let mut lane = 0;
         while lane < lanes {
             lane += match S::REGISTER_COUNT {
@@ -147,17 +153,20 @@ impl StepForward<'_> {
         lane: usize,
     ) {
         let units = self.weight.units;
-        let hidden = self.h.len() / (self.c.len() / units);
+        let hidden = 4 * units * self.h.len() / self.gates.len();
+        let end = self.end.as_mut().map(|End { starts, c, h_next }| End {
+            starts: Starts { places: &starts.places[lane..][..ROWS], ..*starts },
+            c: &mut c[lane * units..],
+            h_next: &mut h_next[lane * units..],
+        });
         let tile = TileForward::<ROWS> {
             panel,
             place,
             units,
             hidden,
             h: &self.h[lane * hidden..],
-            starts: Starts { places: &self.starts.places[lane..][..ROWS], ..self.starts },
             gates: &mut self.gates[lane * 4 * units..],
-            c: &mut self.c[lane * units..],
-            h_next: &mut self.h_next[lane * units..],
+            end,
         };
         simd.vectorize(tile);
     }
@@ -172,10 +181,8 @@ struct TileForward<'a, const ROWS: usize> {
     units: usize,
     hidden: usize,
     h: &'a [f32],
-    starts: Starts<'a>,
     gates: &'a mut [f32],
-    c: &'a mut [f32],
-    h_next: &'a mut [f32],
+    end: Option<End<'a>>,
 }
 
 impl<const ROWS: usize> WithSimd for TileForward<'_, ROWS> {
@@ -183,13 +190,23 @@ impl<const ROWS: usize> WithSimd for TileForward<'_, ROWS> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { panel, place, units, hidden, h, starts, gates, c, h_next } = self;
+        let Self { panel, place, units, hidden, h, gates, end } = self;
         let Place { first, width, part } = place;
         let mut rows = [&h[..0]; ROWS];
         for (index, row) in rows.iter_mut().enumerate() {
             *row = &h[index * hidden..][..panel.len()];
         }
         let products = multiply_gates(simd, rows, panel, part);
+        let Some(End { starts, c, h_next }) = end else {
+            for (row, sums) in products.into_iter().enumerate() {
+                let mut at = row * 4 * units + first;
+                for sum in sums {
+                    store(simd, &mut gates[at..][..width], sum);
+                    at += units;
+                }
+            }
+            return;
+        };
         // Two passes, so that no row waits for its own outputs.
         for (row, (mut sums, &start)) in products.into_iter().zip(starts.places).enumerate() {
             let mut at = start + first;
@@ -277,14 +294,16 @@ mod tests {
             StepForward {
                 weight: &weight,
                 h: &numbers(1, lanes * hidden),
-                starts: Starts {
-                    numbers: &numbers(2, lanes * 4 * hidden),
-                    places: &places,
-                    stride: hidden,
-                },
                 gates: &mut gates,
-                c: &mut c,
-                h_next: &mut h_next,
+                end: Some(End {
+                    starts: Starts {
+                        numbers: &numbers(2, lanes * 4 * hidden),
+                        places: &places,
+                        stride: hidden,
+                    },
+                    c: &mut c,
+                    h_next: &mut h_next,
+                }),
             }
             .run(simd, reversed);
             [gates, c, h_next]

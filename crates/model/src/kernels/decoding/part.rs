@@ -1,0 +1,201 @@
+//! What one thread owns: some units of every layer and some columns of the head.
+
+use pulp::Simd;
+
+use super::portions::Portion;
+use super::{HeadWeights, LayerWeights};
+use crate::kernels::cell::{load, store, unit_forward, unit_output};
+use crate::kernels::exchange::Stamped;
+use crate::kernels::packing::Packed;
+use crate::kernels::parallel::Piece;
+use crate::kernels::sequence::gather_units;
+use crate::kernels::step::GatePanels;
+use crate::layer_norm::EPSILON;
+
+/// What one thread owns.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) layers: Vec<Layer>,
+    pub(super) head: Head,
+    /// What the latest layer gives, `[B, H]`, where that is not its hidden states.
+    pub(super) given: Vec<f32>,
+    pub(super) step: u32,
+    /// What comes next in the step: a layer's end, the head, or the recurrent products of the step
+    /// behind.
+    pub(super) phase: usize,
+}
+
+impl Part {
+    /// Packs the portion of this index.
+    pub(super) fn new(
+        layers: &[LayerWeights],
+        head: &HeadWeights,
+        portions: &[Portion],
+        index: usize,
+        lanes: usize,
+    ) -> Self {
+        let units = |layer: usize| portions.iter().map(move |portion| portion.units[layer]);
+        let layer = |(layer, weights)| Layer::new(weights, units(layer).collect(), index, lanes);
+        Self {
+            layers: layers.iter().enumerate().map(layer).collect(),
+            head: Head::new(head, portions[index].columns, lanes),
+            given: vec![0.0; lanes * layers[0].hidden],
+            step: 1,
+            phase: 0,
+        }
+    }
+
+    /// Whether a step's scores of the own columns are there.
+    pub(super) fn has_scored(&self, step: u32) -> bool {
+        match self.step {
+            at if at == step => self.phase > self.layers.len(),
+            at => at == step.wrapping_add(1),
+        }
+    }
+}
+
+/// Some units of a layer.
+#[derive(Debug)]
+pub(super) struct Layer {
+    pub(super) units: Piece,
+    /// Those of the other parts.
+    pub(super) others: Vec<Piece>,
+    pub(super) start: Vec<f32>,
+    pub(super) input: Option<Packed>,
+    pub(super) recurrent: GatePanels,
+    /// The hidden states of all units, `[B, H]`.
+    pub(super) h: Vec<f32>,
+    /// How many rows of the others' units are the latest step's already, and how many numbers of
+    /// the row behind those.
+    pub(super) known: [usize; 2],
+    /// What the gates of the next step have so far, without where they start, `[B, 4 · units]`.
+    pub(super) products: Vec<f32>,
+    /// `[B, units]`, as those below.
+    pub(super) h_next: Vec<f32>,
+    pub(super) c: Vec<f32>,
+}
+
+impl Layer {
+    pub(super) fn new(
+        weights: &LayerWeights,
+        mut all: Vec<Piece>,
+        index: usize,
+        lanes: usize,
+    ) -> Self {
+        let (hidden, units) = (weights.hidden, all.remove(index));
+        let pack = |matrix: &Vec<f32>| match units.length {
+            0 => Packed::default(),
+            length => Packed::new(&gather_units(matrix, hidden, units), 4 * length),
+        };
+        Self {
+            units,
+            others: all,
+            start: gather_units(&weights.start, hidden, units),
+            input: weights.input.as_ref().map(pack),
+            recurrent: GatePanels::new(&weights.recurrent, hidden, units),
+            h: vec![0.0; lanes * hidden],
+            known: [0; 2],
+            products: vec![0.0; lanes * 4 * units.length],
+            h_next: vec![0.0; lanes * units.length],
+            c: vec![0.0; lanes * units.length],
+        }
+    }
+
+    /// Gives the other parts the own units' hidden states behind a step.
+    pub(super) fn publish(&mut self, states: &Stamped, lanes: usize, step: u32) {
+        let (hidden, Piece { start, length }) = (self.h.len() / lanes, self.units);
+        let rows = self.h_next.chunks_exact(length.max(1));
+        for (to, from) in self.h.chunks_exact_mut(hidden).zip(rows) {
+            to[start..][..length].copy_from_slice(from);
+        }
+        if !self.others.is_empty() {
+            let place = half(step) * self.h.len() + lanes * start;
+            states.write(place, self.h_next.iter().map(|h| h.to_bits()), step);
+        }
+        self.known = [0; 2];
+    }
+
+    /// Gets those of the others; says whether all are there.
+    pub(super) fn collect(&mut self, states: &Stamped, lanes: usize, step: u32) -> bool {
+        let (hidden, half) = (self.h.len() / lanes, half(step) * self.h.len());
+        let [rows, numbers] = &mut self.known;
+        while *rows < lanes * self.others.len() {
+            // What is written last is looked for first.
+            let (part, lane) = (*rows / lanes, lanes - 1 - *rows % lanes);
+            let Piece { start, length } = self.others[part];
+            let place = half + lanes * start + lane * length;
+            let row = &mut self.h[lane * hidden + start..][..length];
+            *numbers = states.read(place, row, *numbers, step);
+            if *numbers < length {
+                return false;
+            }
+            (*rows, *numbers) = (*rows + 1, 0);
+        }
+        true
+    }
+
+    /// Gates, cell states and hidden states of a lane that starts at this row.
+    #[inline(always)]
+    pub(super) fn end_step<S: Simd>(&mut self, simd: S, lane: usize, row: usize) {
+        let units = self.units.length;
+        let products = &self.products[lane * 4 * units..][..4 * units];
+        let start = &self.start[row * 4 * units..][..4 * units];
+        let c = &mut self.c[lane * units..][..units];
+        let h = &mut self.h_next[lane * units..][..units];
+        for first in (0..units).step_by(S::F32_LANES) {
+            let width = S::F32_LANES.min(units - first);
+            let mut sums = [simd.splat_f32s(0.0); 4];
+            for (gate, sum) in sums.iter_mut().enumerate() {
+                let at = gate * units + first;
+                let product = load(simd, &products[at..][..width]);
+                *sum = simd.add_f32s(product, load(simd, &start[at..][..width]));
+            }
+            let ([.., o], c_next) = unit_forward(simd, sums, load(simd, &c[first..][..width]));
+            store(simd, &mut c[first..][..width], c_next);
+            store(simd, &mut h[first..][..width], unit_output(simd, o, c_next));
+        }
+    }
+}
+
+/// Some columns of the head.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) columns: Piece,
+    pub(super) weight: Packed,
+    pub(super) bias: Vec<f32>,
+    /// `[B, columns]`.
+    pub(super) logits: Vec<f32>,
+}
+
+impl Head {
+    pub(super) fn new(weights: &HeadWeights, columns: Piece, lanes: usize) -> Self {
+        let vocabulary = weights.bias.len();
+        let mut weight = Packed::default();
+        weight.pack_part(
+            &weights.weight[columns.start.min(vocabulary - 1)..],
+            vocabulary,
+            columns.length,
+        );
+        Self {
+            columns,
+            weight,
+            bias: weights.bias[columns.start..][..columns.length].to_vec(),
+            logits: vec![0.0; lanes * columns.length],
+        }
+    }
+}
+
+/// Every row with mean 0 and deviation 1.
+pub(super) fn normalise(from: &[f32], to: &mut [f32], width: usize) {
+    for (from, to) in from.chunks_exact(width).zip(to.chunks_exact_mut(width)) {
+        let mean = from.iter().sum::<f32>() / width as f32;
+        let variance = from.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / width as f32;
+        let scale = 1.0 / (variance + EPSILON as f32).sqrt();
+        from.iter().zip(to).for_each(|(x, to)| *to = (x - mean) * scale);
+    }
+}
+
+/// Which half of the hidden states a step's are in.
+pub(super) fn half(step: u32) -> usize {
+    step as usize % 2
+}

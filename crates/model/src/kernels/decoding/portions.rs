@@ -1,0 +1,95 @@
+//! What each thread owns.
+
+use super::{HeadWeights, LayerWeights};
+use crate::kernels::packing;
+use crate::kernels::parallel::Piece;
+
+/// Units that are not divided: their gates fill whole panels.
+const UNITS: usize = 16;
+
+/// What a thread is to own.
+#[derive(Debug)]
+pub(super) struct Portion {
+    /// Columns of the head.
+    pub(super) columns: Piece,
+    /// Units of every layer.
+    pub(super) units: Vec<Piece>,
+}
+
+/// Divides the head's columns and then the units of all layers into so many portions, or fewer, of
+/// the same work. The first, the caller's, has the head where that is no more than its share.
+pub(super) fn portions(layers: &[LayerWeights], head: &HeadWeights, parts: usize) -> Vec<Portion> {
+    /// What it costs to wait for a score and to choose by it, in multiplications.
+    const CHOICE: usize = 304;
+    let of_layers = layers.iter().map(LayerWeights::work).sum::<usize>() as f64;
+    let of_head = (head.weight.len() + CHOICE * head.bias.len()) as f64;
+    // How much of the work stands before a part.
+    let before = |index: usize| (of_head + of_layers) * index as f64 / parts as f64;
+    let columns = |index| cut(before(index) / of_head, head.bias.len(), packing::WIDTH);
+    let units = |index, hidden| cut((before(index) - of_head) / of_layers, hidden, UNITS);
+    let portion = |index| Portion {
+        columns: Piece::between(columns(index), columns(index + 1)),
+        units: layers
+            .iter()
+            .map(|layer| Piece::between(units(index, layer.hidden), units(index + 1, layer.hidden)))
+            .collect(),
+    };
+    let is_something = |Portion { columns, units }: &Portion| columns.length + units[0].length > 0;
+    (0..parts).map(portion).filter(is_something).collect()
+}
+
+/// Where a share of 0..`count` ends, in whole multiples of `unit`.
+fn cut(share: f64, count: usize, unit: usize) -> usize {
+    /// Sums that should be 1 may not be quite.
+    const NEARLY_ALL: f64 = 1.0 - 1e-9;
+    match share {
+        NEARLY_ALL.. => count,
+        _ => count.min((share.max(0.0) * count as f64 / unit as f64).round() as usize * unit),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(hidden: usize, input: Option<usize>) -> LayerWeights {
+        LayerWeights {
+            hidden,
+            start: vec![0.0; 4 * hidden],
+            input: input.map(|width| vec![0.0; width * 4 * hidden]),
+            recurrent: vec![0.0; hidden * 4 * hidden],
+        }
+    }
+
+    #[test]
+    fn portions_are_all_there_is_once() {
+        for (hidden, vocabulary) in [(1, 1), (7, 300), (16, 20), (128, 76), (300, 31), (512, 5000)]
+        {
+            let layers = [layer(hidden, None), layer(hidden, Some(hidden))];
+            let head =
+                HeadWeights { weight: vec![0.0; hidden * vocabulary], bias: vec![0.0; vocabulary] };
+            for parts in 1..10 {
+                let portions = portions(&layers, &head, parts);
+                assert!((1..=parts).contains(&portions.len()));
+                let mut ends = [0; 3];
+                for Portion { columns, units } in &portions {
+                    assert!(columns.length + units[0].length > 0, "a thread without work");
+                    for (end, piece) in ends.iter_mut().zip([columns, &units[0], &units[1]]) {
+                        assert_eq!(piece.start, *end);
+                        *end += piece.length;
+                    }
+                }
+                assert_eq!(ends, [vocabulary, hidden, hidden], "{parts} parts of {hidden}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_has_the_head_has_fewer_units() {
+        let head = HeadWeights { weight: vec![0.0; 128 * 76], bias: vec![0.0; 76] };
+        let portions = portions(&[layer(128, None)], &head, 2);
+        let [first, second] = portions.as_slice() else { panic!("{portions:?}") };
+        assert_eq!([first.columns.length, second.columns.length], [76, 0]);
+        assert!(first.units[0].length < second.units[0].length);
+    }
+}
