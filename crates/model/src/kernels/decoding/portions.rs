@@ -19,8 +19,8 @@ pub(super) struct Portion {
 /// Divides the head's columns and then the units of all layers into so many portions, or fewer, of
 /// the same work. The first, the caller's, has the head where that is no more than its share.
 pub(super) fn portions(layers: &[LayerWeights], head: &HeadWeights, parts: usize) -> Vec<Portion> {
-    /// What it costs to wait for a score and to choose by it, in multiplications.
-    const CHOICE: usize = 304;
+    /// What it costs to choose by a score, in multiplications.
+    const CHOICE: usize = 96;
     let of_layers = layers.iter().map(LayerWeights::work).sum::<usize>() as f64;
     let of_head = (head.weight.len() + CHOICE * head.bias.len()) as f64;
     // How much of the work stands before a part.
