@@ -1,6 +1,8 @@
 //! Tests of the model crate on every backend compiled in.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+/// One token after the other, on threads that stay.
+mod decoder;
 /// The fused operation against the reference, over awkward shapes.
 mod fused;
 /// What a training step minimises.

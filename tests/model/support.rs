@@ -54,3 +54,9 @@ pub fn relative_error(got: &[f32], expected: &[f32]) -> f64 {
     assert!(got.iter().all(|value| value.is_finite()), "not every value is finite");
     difference / largest(&mut expected.iter().map(|value| f64::from(value.abs()))).max(1e-30)
 }
+
+/// The devices of the CPU.
+pub fn cpus() -> impl Iterator<Item = (&'static str, Device)> {
+    // Where there is a GPU, its kernels have tests of their own: software is slow at the sizes here.
+    devices().into_iter().filter(|(name, _)| *name != "wgpu")
+}

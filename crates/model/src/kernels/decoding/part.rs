@@ -59,29 +59,24 @@ impl Part {
 pub(super) struct Layer {
     pub(super) units: Piece,
     /// Those of the other parts.
-    pub(super) others: Vec<Piece>,
-    pub(super) start: Vec<f32>,
+    others: Vec<Piece>,
+    start: Vec<f32>,
     pub(super) input: Option<Packed>,
     pub(super) recurrent: GatePanels,
     /// The hidden states of all units, `[B, H]`.
     pub(super) h: Vec<f32>,
     /// How many rows of the others' units are the latest step's already, and how many numbers of
     /// the row behind those.
-    pub(super) known: [usize; 2],
+    known: [usize; 2],
     /// What the gates of the next step have so far, without where they start, `[B, 4 · units]`.
     pub(super) products: Vec<f32>,
     /// `[B, units]`, as those below.
-    pub(super) h_next: Vec<f32>,
+    h_next: Vec<f32>,
     pub(super) c: Vec<f32>,
 }
 
 impl Layer {
-    pub(super) fn new(
-        weights: &LayerWeights,
-        mut all: Vec<Piece>,
-        index: usize,
-        lanes: usize,
-    ) -> Self {
+    fn new(weights: &LayerWeights, mut all: Vec<Piece>, index: usize, lanes: usize) -> Self {
         let (hidden, units) = (weights.hidden, all.remove(index));
         let pack = |matrix: &Vec<f32>| match units.length {
             0 => Packed::default(),
@@ -168,7 +163,7 @@ pub(super) struct Head {
 }
 
 impl Head {
-    pub(super) fn new(weights: &HeadWeights, columns: Piece, lanes: usize) -> Self {
+    fn new(weights: &HeadWeights, columns: Piece, lanes: usize) -> Self {
         let vocabulary = weights.bias.len();
         let mut weight = Packed::default();
         weight.pack_part(
