@@ -287,6 +287,13 @@ fn corpus_stats_count() {
     assert_eq!(stats["chunks"], 49, "(1600 - 1) / 2 / 16");
     let table = folder.ok(&["corpus", "stats", "text.txt", "--config", "tiny.toml"]).stdout;
     assert!(table.contains("2,000") && table.contains("chunks of 16 per lane"), "{table}");
+    assert!(table.contains("distinct characters"), "{table}");
+    let bytes =
+        ["corpus", "stats", "text.txt", "--config", "tiny.toml", "--set", "data.units=byte"];
+    let table = folder.ok(&bytes).stdout;
+    assert!(table.contains("distinct bytes") && !table.contains("characters"), "{table}");
+    let stats = folder.ok(&with(&bytes, &["--json"])).stdout;
+    assert_eq!(last_json(&stats)["units"], "byte");
 }
 
 /// A run that only a signal ends, its standard error in a pipe.

@@ -13,7 +13,7 @@ use crate::kernels::sequence::{
     self, Arguments, Dimensions, Forward, Input, InputGradients, Saved,
 };
 use crate::kernels::tokens::{self, Distinct};
-use crate::kernels::{adamw, cross_entropy, lerp, linear, norm};
+use crate::kernels::{adamw, cross_entropy, lerp, linear, norm, spare};
 
 /// A backend whose tensors the CPU kernels can read.
 pub(crate) trait CpuTensors: Backend {
@@ -22,6 +22,9 @@ pub(crate) trait CpuTensors: Backend {
 
     /// The same by value, without a copy where nobody else holds the tensor.
     fn into_numbers(tensor: FloatTensor<Self>) -> Vec<f32>;
+
+    /// Whether nobody else holds the tensor.
+    fn is_unique(tensor: &FloatTensor<Self>) -> bool;
 
     /// The numbers of a tensor of tokens.
     fn tokens(tensor: &IntTensor<Self>) -> Vec<u32>;
@@ -50,7 +53,11 @@ impl<B: CpuTensors> Kernels for B {
         let outputs = B::tensor(outputs, [steps, batch, hidden]);
         let back = saved.map(|saved| {
             let kept = KeptLayer { dimensions, input, recurrence, saved, outputs: outputs.clone() };
-            WayBack::new(|grad_outputs, grad_c| kept.gradients(&grad_outputs, grad_c.as_ref()))
+            WayBack::new(|grad_outputs, grad_c| {
+                let gradients = kept.gradients(&grad_outputs, grad_c.as_ref());
+                give_memory::<B>(grad_outputs);
+                gradients
+            })
         });
         Layer { outputs, c: B::tensor(c, [batch, hidden]), back }
     }
@@ -143,12 +150,25 @@ impl<B: CpuTensors> Kernels for B {
         moments: [FloatTensor<Self>; 2],
     ) -> (FloatTensor<Self>, [FloatTensor<Self>; 2]) {
         let shape = TensorMetadata::shape(&parameter);
-        let mut numbers = B::into_numbers(parameter);
-        let [mut moment_1, mut moment_2] = moments.map(B::into_numbers);
-        let gradient = B::numbers(&gradient);
-        adamw::update(&step, &mut numbers, &gradient, &mut moment_1, &mut moment_2);
+        let mut moments = moments.map(B::into_numbers);
+        let slices = moments.each_mut().map(Vec::as_mut_slice);
+        let numbers = if B::is_unique(&parameter) {
+            let mut numbers = B::into_numbers(parameter);
+            adamw::update(&step, &mut numbers, &B::numbers(&gradient), slices);
+            numbers
+        } else {
+            adamw::updated(&step, &B::numbers(&parameter), &B::numbers(&gradient), slices)
+        };
+        give_memory::<B>(gradient);
         let tensor = |numbers| B::tensor(numbers, shape.clone());
-        (tensor(numbers), [tensor(moment_1), tensor(moment_2)])
+        (tensor(numbers), moments.map(tensor))
+    }
+}
+
+/// Gives a tensor's memory to the next step, where nobody else holds it.
+fn give_memory<B: CpuTensors>(tensor: FloatTensor<B>) {
+    if B::is_unique(&tensor) {
+        spare::give(B::into_numbers(tensor));
     }
 }
 

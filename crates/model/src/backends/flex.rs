@@ -24,6 +24,10 @@ impl CpuTensors for Flex {
             .unwrap_or_else(|_| panic!("the LSTM's operations compute in float32, got {dtype:?}"))
     }
 
+    fn is_unique(tensor: &FloatTensor<Self>) -> bool {
+        tensor.is_unique()
+    }
+
     fn tokens(tensor: &IntTensor<Self>) -> Vec<u32> {
         let contiguous = tensor.to_contiguous();
         match contiguous.dtype() {

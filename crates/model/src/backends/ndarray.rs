@@ -47,6 +47,10 @@ impl CpuTensors for NdArray {
         }
     }
 
+    fn is_unique(tensor: &FloatTensor<Self>) -> bool {
+        matches!(tensor, NdArrayTensor::F32(storage) if storage.is_unique())
+    }
+
     fn tokens(tensor: &IntTensor<Self>) -> Vec<u32> {
         let mut tokens = Vec::with_capacity(TensorMetadata::shape(tensor).num_elements());
         match tensor {

@@ -1,5 +1,7 @@
 //! One step of AdamW in one pass over its numbers.
 
+use std::mem::MaybeUninit;
+
 use pulp::{Arch, Simd, WithSimd};
 
 use super::parallel::{for_each, piece_length};
@@ -17,20 +19,16 @@ pub(crate) fn update(
     step: &AdamWStep,
     parameter: &mut [f32],
     gradient: &[f32],
-    moment_1: &mut [f32],
-    moment_2: &mut [f32],
+    moments: [&mut [f32]; 2],
 ) {
-    let count = parameter.len();
-    let lengths = [gradient.len(), moment_1.len(), moment_2.len()];
-    assert_eq!(lengths, [count; 3], "the lengths of a parameter's gradient and moments");
-    let length = piece_length(count, WORK * count).next_multiple_of(16);
+    let length = check(parameter.len(), gradient, &moments);
+    let [moment_1, moment_2] = moments;
     let factors = Factors::new(step);
     let pieces: Vec<Update<'_>> = parameter
         .chunks_mut(length)
         .zip(gradient.chunks(length))
-        .zip(moment_1.chunks_mut(length))
-        .zip(moment_2.chunks_mut(length))
-        .map(|(((parameter, gradient), moment_1), moment_2)| Update {
+        .zip(moment_1.chunks_mut(length).zip(moment_2.chunks_mut(length)))
+        .map(|((parameter, gradient), (moment_1, moment_2))| Update {
             factors,
             parameter,
             gradient,
@@ -39,7 +37,54 @@ pub(crate) fn update(
         })
         .collect();
     let arch = Arch::new();
-    for_each(pieces, WORK * count, |piece| arch.dispatch(piece));
+    for_each(pieces, WORK * gradient.len(), |piece| arch.dispatch(piece));
+}
+
+/// The same of a parameter that others hold: it stays, and this returns what becomes of it.
+///
+/// # Panics
+///
+/// Where the lengths differ.
+pub(crate) fn updated(
+    step: &AdamWStep,
+    parameter: &[f32],
+    gradient: &[f32],
+    moments: [&mut [f32]; 2],
+) -> Vec<f32> {
+    /// Numbers that are copied and moved before the next ones are: they stay in a small cache.
+    const NEAR: usize = 1024;
+    let count = parameter.len();
+    let length = check(count, gradient, &moments);
+    let [moment_1, moment_2] = moments;
+    let factors = Factors::new(step);
+    let mut result = Vec::with_capacity(count);
+    let pieces: Vec<_> = result.spare_capacity_mut()[..count]
+        .chunks_mut(length)
+        .zip(parameter.chunks(length).zip(gradient.chunks(length)))
+        .zip(moment_1.chunks_mut(length).zip(moment_2.chunks_mut(length)))
+        .collect();
+    let arch = Arch::new();
+    for_each(pieces, WORK * count, |((room, (parameter, gradient)), (moment_1, moment_2))| {
+        let rooms: std::slice::ChunksMut<'_, MaybeUninit<f32>> = room.chunks_mut(NEAR);
+        for ((room, (parameter, gradient)), (moment_1, moment_2)) in rooms
+            .zip(parameter.chunks(NEAR).zip(gradient.chunks(NEAR)))
+            .zip(moment_1.chunks_mut(NEAR).zip(moment_2.chunks_mut(NEAR)))
+        {
+            let parameter = room.write_copy_of_slice(parameter);
+            arch.dispatch(Update { factors, parameter, gradient, moment_1, moment_2 });
+        }
+    });
+    // SAFETY: the lengths are the same, so that the pieces have room for every number and a number
+    // for it, and each was written; a panic on the way would not have come to here.
+    unsafe { result.set_len(count) };
+    result
+}
+
+/// The length of the pieces, when the others' lengths are the parameter's.
+fn check(count: usize, gradient: &[f32], [moment_1, moment_2]: &[&mut [f32]; 2]) -> usize {
+    let lengths = [gradient.len(), moment_1.len(), moment_2.len()];
+    assert_eq!(lengths, [count; 3], "the lengths of a parameter's gradient and moments");
+    piece_length(count, WORK * count).next_multiple_of(16)
 }
 
 /// What all numbers are multiplied by.
@@ -71,6 +116,7 @@ impl Factors {
     }
 }
 
+/// Numbers, and what moves them.
 struct Update<'a> {
     factors: Factors,
     parameter: &'a mut [f32],
@@ -125,4 +171,35 @@ fn move_weight<S: Simd>(
     let is_number = simd.equal_f32s(g, g);
     let select = |new: S::f32s, old: S::f32s| simd.select_f32s(is_number, new, old);
     [select(new_m, m), select(new_v, v), select(to, from)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_that_stays_and_one_that_does_not_become_the_same() {
+        let step = AdamWStep {
+            learning_rate: 0.01,
+            beta_1: 0.9,
+            beta_2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            time: 3,
+        };
+        for count in [0, 1, 17, 1_023, 1_024, 1_025, 70_001] {
+            let numbers = |n: usize| -> Vec<f32> {
+                (0..count).map(|k| ((k * n) as f32 * 0.37 + n as f32).sin()).collect()
+            };
+            let (parameter, mut gradient) = (numbers(1), numbers(2));
+            gradient.iter_mut().step_by(7).for_each(|number| *number = f32::NAN);
+            let moments = || [numbers(3), numbers(4).into_iter().map(f32::abs).collect()];
+            let [mut first, mut second]: [Vec<f32>; 2] = moments();
+            let mut expected = parameter.clone();
+            update(&step, &mut expected, &gradient, [&mut first, &mut second]);
+            let [mut to_first, mut to_second]: [Vec<f32>; 2] = moments();
+            let got = updated(&step, &parameter, &gradient, [&mut to_first, &mut to_second]);
+            assert_eq!([got, to_first, to_second], [expected, first, second], "{count}");
+        }
+    }
 }

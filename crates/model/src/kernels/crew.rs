@@ -16,8 +16,9 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// How long a helper stays awake when there is nothing to do.
-const VIGIL: Duration = Duration::from_micros(300);
+/// How long a helper stays awake when there is nothing to do: longer than a training step goes without
+/// a call, which is between the way back and the optimizer, up to half a millisecond.
+const VIGIL: Duration = Duration::from_millis(1);
 /// Looks at the board between two looks at the clock.
 const LOOKS: usize = 64;
 

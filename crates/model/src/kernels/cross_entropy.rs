@@ -3,16 +3,15 @@
 //! Where gradients are wanted they are formed on the way: nothing as wide as the vocabulary
 //! outlives the call.
 
-use std::mem::MaybeUninit;
-
 use pulp::{Arch, Simd, WithSimd};
 
 use super::activation::exp;
-use super::outer::add_outer;
+use super::outer::outer;
 use super::packing::Packed;
 use super::parallel::{Piece, for_each, piece_length};
-use super::product::add_product;
+use super::product::{Onto, product};
 use super::rows::Rows;
+use super::spare;
 
 /// Rows that are taken through at a time.
 const ROWS: usize = 128;
@@ -65,19 +64,17 @@ pub(crate) fn loss_and_gradients(arguments: Arguments<'_>) -> (f32, Gradients) {
     let head = Packed::new(weight, bias.len());
     let mut way_back = Packed::default();
     way_back.pack_transposed(weight, bias.len(), bias.len());
-    let mut grad_input = Vec::with_capacity(input.len());
-    let room = &mut grad_input.spare_capacity_mut()[..input.len()];
-    let mut parts = run(arguments.parts(&head, Some(&way_back), room));
+    let mut grad_input = spare::take(input.len());
+    let mut parts = run(arguments.parts(&head, Some(&way_back), &mut grad_input));
     let losses: Vec<Vec<f32>> =
         parts.iter_mut().map(|part| std::mem::take(&mut part.losses)).collect();
     let mut parts = parts.into_iter().map(|part| (part.grad_weight, part.grad_bias));
     let (mut weight, mut bias) = parts.next().expect("there are rows");
     for (of_weight, of_bias) in parts {
-        weight.iter_mut().zip(of_weight).for_each(|(sum, grad)| *sum += grad);
+        weight.iter_mut().zip(&of_weight).for_each(|(sum, grad)| *sum += grad);
         bias.iter_mut().zip(of_bias).for_each(|(sum, grad)| *sum += grad);
+        spare::give(of_weight);
     }
-    // SAFETY: each part wrote the gradients of all its rows in `All`, and the parts have all rows.
-    unsafe { grad_input.set_len(input.len()) };
     (mean(&losses), Gradients { input: grad_input, weight, bias })
 }
 
@@ -104,7 +101,7 @@ impl<'a> Arguments<'a> {
         self,
         head: &'a Packed,
         way_back: Option<&'a Packed>,
-        grad_input: &'a mut [MaybeUninit<f32>],
+        grad_input: &'a mut [f32],
     ) -> (Vec<Part<'a>>, usize) {
         let Self { input, weight, bias, targets } = self;
         for &target in targets {
@@ -133,7 +130,7 @@ impl<'a> Arguments<'a> {
                 scale: 1.0 / count as f32,
             }),
             losses: Vec::with_capacity(targets.len()),
-            grad_weight: vec![0.0; if way_back.is_some() { weight.len() } else { 0 }],
+            grad_weight: way_back.map_or_else(Vec::new, |_| spare::take(weight.len())),
             grad_bias: vec![0.0; bias.len()],
         };
         (targets.chunks(rows).zip(input.chunks(rows * hidden)).map(part).collect(), work)
@@ -157,7 +154,7 @@ struct Part<'a> {
 struct WayBack<'a> {
     /// The transposed weight, `[V, H]`.
     weight: &'a Packed,
-    grad_input: &'a mut [MaybeUninit<f32>],
+    grad_input: &'a mut [f32],
     /// What a row's loss counts in the mean.
     scale: f32,
 }
@@ -172,13 +169,12 @@ impl WithSimd for All<'_, '_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Part { head, bias, input, targets, way_back, losses, grad_weight, grad_bias } = self.0;
         let (vocabulary, hidden) = (bias.len(), input.len() / targets.len());
-        let mut logits = Vec::with_capacity(ROWS.min(targets.len()) * vocabulary);
+        let mut buffer = spare::take(ROWS.min(targets.len()) * vocabulary);
         for rows in Piece::all(targets.len(), ROWS) {
             let input = &input[rows.start * hidden..][..rows.length * hidden];
             let input = Rows::new(input, hidden);
-            logits.clear();
-            (0..rows.length).for_each(|_| logits.extend_from_slice(bias));
-            add_product(simd, input, head, &mut logits);
+            let logits = &mut buffer[..rows.length * vocabulary];
+            product(simd, input, head, Onto::Row(bias), logits);
             let scale = way_back.as_ref().map(|way_back| way_back.scale);
             let targets = &targets[rows.start..][..rows.length];
             for (row, &target) in logits.chunks_exact_mut(vocabulary).zip(targets) {
@@ -188,21 +184,15 @@ impl WithSimd for All<'_, '_> {
                 for row in logits.chunks_exact(vocabulary) {
                     grad_bias.iter_mut().zip(row).for_each(|(sum, grad)| *sum += grad);
                 }
-                let grads = Rows::new(&logits, vocabulary);
+                let grads = Rows::new(logits, vocabulary);
                 let grad_input = &mut grad_input[rows.start * hidden..][..rows.length * hidden];
-                let grad_input = zeroed(grad_input);
-                add_product(simd, grads, weight, grad_input);
-                add_outer(simd, input, grads, grad_weight);
+                product(simd, grads, weight, Onto::Nothing, grad_input);
+                let onto = if rows.start == 0 { Onto::Nothing } else { Onto::Present };
+                outer(simd, input, grads, onto, grad_weight);
             }
         }
+        spare::give(buffer);
     }
-}
-
-/// Writes zeros.
-fn zeroed(numbers: &mut [MaybeUninit<f32>]) -> &mut [f32] {
-    numbers.fill(MaybeUninit::new(0.0));
-    // SAFETY: all of them have just been written.
-    unsafe { numbers.assume_init_mut() }
 }
 
 /// e to the power of every logit's distance from the highest over the temperature; returns the sum.

@@ -17,7 +17,7 @@ use self::part::{Head, Layer, Part, half, normalise};
 use self::portions::portions;
 use super::exchange::Stamped;
 use super::parallel::threads;
-use super::product::add_product;
+use super::product::{Onto, product};
 use super::rows::Rows;
 use super::standing::{Standing, Work};
 use super::step::StepForward;
@@ -214,9 +214,8 @@ impl WithSimd for Phase<'_> {
         let Some(layer) = layers.first_mut() else {
             let Head { columns, weight, bias, logits } = head;
             if columns.length > 0 {
-                logits.chunks_exact_mut(bias.len()).for_each(|row| row.copy_from_slice(bias));
                 let below = below.expect("a head stands on a layer");
-                add_product(simd, below, weight, logits);
+                product(simd, below, weight, Onto::Row(bias), logits);
                 if columns.length < *vocabulary {
                     for (lane, row) in logits.chunks_exact(columns.length).enumerate() {
                         let row = row.iter().map(|logit| logit.to_bits());
@@ -227,7 +226,7 @@ impl WithSimd for Phase<'_> {
             return;
         };
         if let (Some(input), Some(below)) = (&layer.input, below) {
-            add_product(simd, below, input, &mut layer.products);
+            product(simd, below, input, Onto::Present, &mut layer.products);
         }
         for lane in 0..*lanes {
             let row = match phase {

@@ -5,11 +5,12 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::outer::add_outer;
+use super::outer::outer;
 use super::packing::{Packed, WIDTH};
 use super::parallel::{Piece, for_each, piece_length};
-use super::product::{DEPTH, add_product};
+use super::product::{DEPTH, Onto, product};
 use super::rows::Rows;
+use super::spare;
 
 /// A matrix to be read, row major or as the transpose of one.
 #[derive(Clone, Copy)]
@@ -34,22 +35,24 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Adds left × right to row-major `to`. One of the two at most is a transpose.
-pub(super) fn multiply(to: &mut [f32], left: Matrix<'_>, right: Matrix<'_>) {
+/// left × right, onto what is said, into row-major `to`. One of the two at most is a transpose.
+pub(super) fn multiply(to: &mut [f32], onto: Onto<'_>, left: Matrix<'_>, right: Matrix<'_>) {
     let (m, k, n) = (left.rows, left.columns, right.columns);
     assert_eq!(right.rows, k, "the depth of a product");
     assert!(!(left.transposed && right.transposed), "the transpose of a product");
     assert_eq!(to.len(), m * n, "the extent of a product");
     let (arch, work) = (Arch::new(), m * k * n);
-    // The longer side is cut: what every thread must pack by itself is the shorter one.
-    if m >= n {
+    // The longer side is cut: what every thread must pack by itself is the shorter one. Of outer
+    // products none is packed as a whole.
+    if m >= n || left.transposed {
         let rows = piece_length(m, work).next_multiple_of(8);
         let pieces = to
             .chunks_mut(rows * n)
             .enumerate()
             .map(|(index, to)| {
                 let rows = Piece { start: index * rows, length: to.len() / n };
-                Multiply { left, right, rows, columns: Piece { start: 0, length: n }, to }
+                let columns = Piece { start: 0, length: n };
+                Multiply { left, right, rows, columns, onto, to }
             })
             .collect();
         for_each(pieces, work, |piece| arch.dispatch(piece));
@@ -58,16 +61,23 @@ pub(super) fn multiply(to: &mut [f32], left: Matrix<'_>, right: Matrix<'_>) {
     let rows = Piece { start: 0, length: m };
     let pieces = Piece::all(n, piece_length(n, work).next_multiple_of(WIDTH)).collect();
     let pieces = for_each(pieces, work, |columns| {
-        let mut to = vec![0.0; m * columns.length];
-        arch.dispatch(Multiply { left, right, rows, columns, to: &mut to });
+        let mut to = spare::take(m * columns.length);
+        let onto = match onto {
+            Onto::Row(row) => Onto::Row(&row[columns.start..]),
+            _ => Onto::Nothing,
+        };
+        arch.dispatch(Multiply { left, right, rows, columns, onto, to: &mut to });
         (columns, to)
     });
     for (Piece { start, length }, piece) in pieces {
         for (to, from) in to.chunks_exact_mut(n).zip(piece.chunks_exact(length)) {
-            for (to, from) in to[start..][..length].iter_mut().zip(from) {
-                *to += from;
+            let to = &mut to[start..][..length];
+            match onto {
+                Onto::Present => to.iter_mut().zip(from).for_each(|(to, from)| *to += from),
+                _ => to.copy_from_slice(from),
             }
         }
+        spare::give(piece);
     }
 }
 
@@ -77,6 +87,7 @@ struct Multiply<'a> {
     right: Matrix<'a>,
     rows: Piece,
     columns: Piece,
+    onto: Onto<'a>,
     to: &'a mut [f32],
 }
 
@@ -85,11 +96,11 @@ impl WithSimd for Multiply<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { left, right, rows, columns, to } = self;
+        let Self { left, right, rows, columns, onto, to } = self;
         let (k, m, n) = (left.columns, left.rows, right.columns);
         if left.transposed {
             let left = Rows::new(left.numbers, m).columns(rows);
-            return add_outer(simd, left, Rows::new(right.numbers, n).columns(columns), to);
+            return outer(simd, left, Rows::new(right.numbers, n).columns(columns), onto, to);
         }
         let left = Rows::new(&left.numbers[rows.start * k..], k);
         let mut packed = Packed::default();
@@ -107,7 +118,8 @@ impl WithSimd for Multiply<'_> {
                     packed.pack_transposed(part, k, depths.length);
                 }
             }
-            add_product(simd, left.columns(depths), &packed, to);
+            let onto = if depth == 0 { onto } else { Onto::Present };
+            product(simd, left.columns(depths), &packed, onto, to);
         }
     }
 }
@@ -132,13 +144,23 @@ mod tests {
                 (Matrix::new(&left_flipped, m).transpose(), Matrix::new(&right, n)),
                 (Matrix::new(&left, k), Matrix::new(&right_flipped, k).transpose()),
             ] {
-                let mut to = vec![7.0; m * n];
-                multiply(&mut to, left, right);
-                for (index, got) in to.iter().enumerate() {
-                    let (row, column) = (index / n, index % n);
-                    let expected: f32 =
-                        (0..k).map(|d| number(row * k + d) * number(d * n + column + 5)).sum();
-                    assert!((got - 7.0 - expected).abs() < 1e-3, "{m} {k} {n}");
+                let row: Vec<f32> = (0..n).map(|column| number(column + 9)).collect();
+                for (onto, present) in
+                    [(Onto::Present, 7.0), (Onto::Row(&row), f32::NAN), (Onto::Nothing, f32::NAN)]
+                {
+                    let mut to = vec![present; m * n];
+                    multiply(&mut to, onto, left, right);
+                    for (index, got) in to.iter().enumerate() {
+                        let (at, column) = (index / n, index % n);
+                        let start = match onto {
+                            Onto::Present => 7.0,
+                            Onto::Row(row) => row[column],
+                            Onto::Nothing => 0.0,
+                        };
+                        let expected: f32 =
+                            (0..k).map(|d| number(at * k + d) * number(d * n + column + 5)).sum();
+                        assert!((got - start - expected).abs() < 1e-3, "{m} {k} {n}");
+                    }
                 }
             }
         }

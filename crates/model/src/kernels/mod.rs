@@ -28,7 +28,7 @@ mod prefetch;
 mod product;
 mod rows;
 pub(crate) mod sequence;
-mod spare;
+pub(crate) mod spare;
 mod standing;
 mod step;
 pub(crate) mod tokens;

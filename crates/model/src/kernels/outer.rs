@@ -6,10 +6,10 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::cell::{load, store};
 use super::packing::{PanelRow, STREAMS, WIDTH};
 use super::parallel::Piece;
 use super::prefetch::prefetch;
+use super::product::{Onto, put_down};
 use super::rows::Rows;
 
 /// Rows that are laid ready at a time.
@@ -17,14 +17,20 @@ const DEPTH: usize = 128;
 /// Numbers of the left factor that lie side by side.
 const BLOCK: usize = 8;
 
-/// `to += leftᵀ × right`, for `left` `[K, M]`, `right` `[K, N]` and `to` `[M, N]`: the sum of K
-/// outer products, in the order of the rows.
+/// leftᵀ × right, onto what is said, into `to`, for `left` `[K, M]`, `right` `[K, N]` and `to`
+/// `[M, N]`: the sum of K outer products, in the order of the rows. K is at least 1.
 ///
 /// # Panics
 ///
 /// Where the two have not the same number of rows.
 #[inline(always)]
-pub(super) fn add_outer<S: Simd>(simd: S, left: Rows<'_>, right: Rows<'_>, to: &mut [f32]) {
+pub(super) fn outer<S: Simd>(
+    simd: S,
+    left: Rows<'_>,
+    right: Rows<'_>,
+    onto: Onto<'_>,
+    to: &mut [f32],
+) {
     assert_eq!(left.count(), right.count(), "a row of the right factor for each of the left");
     let mut blocks = Vec::new();
     let mut panel = [PanelRow([0.0; WIDTH]); DEPTH];
@@ -34,6 +40,7 @@ pub(super) fn add_outer<S: Simd>(simd: S, left: Rows<'_>, right: Rows<'_>, to: &
             if index < depths.length { right.row(depths.start + index) } else { &[] }
         });
         let rows = &rows[..depths.length];
+        let onto = if depths.start == 0 { onto } else { Onto::Present };
         for first in (0..right.width()).step_by(WIDTH) {
             let width = WIDTH.min(right.width() - first);
             for (to, row) in panel.iter_mut().zip(rows) {
@@ -50,7 +57,7 @@ pub(super) fn add_outer<S: Simd>(simd: S, left: Rows<'_>, right: Rows<'_>, to: &
                 for (index, block) in blocks.chunks_exact(depths.length).enumerate() {
                     let rows = BLOCK.min(left.width() - index * BLOCK);
                     let to = &mut to[index * BLOCK * right.width()..];
-                    add_block(simd, block, rows, panel, place, to);
+                    block_of_rows(simd, block, rows, panel, place, onto, to);
                 }
             }
         }
@@ -92,33 +99,47 @@ struct Place {
     part: usize,
 }
 
-/// Adds the rows of the result that belong to a block, to `to`.
+/// The rows of the result that belong to a block.
 #[inline(always)]
-fn add_block<S: Simd>(
+fn block_of_rows<S: Simd>(
     simd: S,
     block: &[[f32; BLOCK]],
     rows: usize,
     panel: &[PanelRow],
     place: Place,
+    onto: Onto<'_>,
     to: &mut [f32],
 ) {
+    let onto = onto.from(place.first);
     match (S::REGISTER_COUNT, place.width > S::F32_LANES) {
         (32.., true) => {
-            simd.vectorize(OuterTile::<8, 2> { block, first: 0, rows, panel, place, to })
+            simd.vectorize(OuterTile::<8, 2> { block, first: 0, rows, panel, place, onto, to })
         }
         (32.., false) => {
-            simd.vectorize(OuterTile::<8, 1> { block, first: 0, rows, panel, place, to })
+            simd.vectorize(OuterTile::<8, 1> { block, first: 0, rows, panel, place, onto, to })
         }
         (_, wide) => {
             for first in (0..rows).step_by(4) {
                 let (rows, to) = (4.min(rows - first), &mut to[first * place.columns..]);
                 match wide {
-                    true => {
-                        simd.vectorize(OuterTile::<4, 2> { block, first, rows, panel, place, to })
-                    }
-                    false => {
-                        simd.vectorize(OuterTile::<4, 1> { block, first, rows, panel, place, to })
-                    }
+                    true => simd.vectorize(OuterTile::<4, 2> {
+                        block,
+                        first,
+                        rows,
+                        panel,
+                        place,
+                        onto,
+                        to,
+                    }),
+                    false => simd.vectorize(OuterTile::<4, 1> {
+                        block,
+                        first,
+                        rows,
+                        panel,
+                        place,
+                        onto,
+                        to,
+                    }),
                 }
             }
         }
@@ -135,6 +156,7 @@ struct OuterTile<'a, const HIGH: usize, const WIDE: usize> {
     rows: usize,
     panel: &'a [PanelRow],
     place: Place,
+    onto: Onto<'a>,
     to: &'a mut [f32],
 }
 
@@ -143,9 +165,9 @@ impl<const HIGH: usize, const WIDE: usize> WithSimd for OuterTile<'_, HIGH, WIDE
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { block, first, rows, panel, place, to } = self;
+        let Self { block, first, rows, panel, place, onto, to } = self;
         let Place { columns, first: column, width, part } = place;
-        // What the sums are added to comes from far: it is called for before they are formed.
+        // The place of the sums is far: it is called for before they are formed.
         for row in to.chunks(columns).take(rows) {
             prefetch(&row[column..][..width]);
         }
@@ -161,12 +183,8 @@ impl<const HIGH: usize, const WIDE: usize> WithSimd for OuterTile<'_, HIGH, WIDE
                 }
             }
         }
-        for (sums, to) in sums.iter().zip(to.chunks_mut(columns)).take(rows) {
-            let to = &mut to[column..][..width];
-            for (sum, to) in sums.iter().zip(to.chunks_mut(S::F32_LANES)) {
-                let sum = simd.add_f32s(*sum, load(simd, to));
-                store(simd, to, sum);
-            }
+        for (sums, to) in sums.into_iter().zip(to.chunks_mut(columns)).take(rows) {
+            put_down(simd, sums, onto, &mut to[column..][..width]);
         }
     }
 }
@@ -177,15 +195,15 @@ mod tests {
     use crate::kernels::on_every_machine;
     use crate::kernels::parallel::Piece;
 
-    struct AddOuter<'a>(Rows<'a>, Rows<'a>, &'a [f32]);
+    struct Outer<'a>(Rows<'a>, Rows<'a>, Onto<'a>, &'a [f32]);
 
-    impl WithSimd for AddOuter<'_> {
+    impl WithSimd for Outer<'_> {
         type Output = Vec<f32>;
 
         #[inline(always)]
         fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
-            let mut to = self.2.to_vec();
-            add_outer(simd, self.0, self.1, &mut to);
+            let mut to = self.3.to_vec();
+            outer(simd, self.0, self.1, self.2, &mut to);
             to
         }
     }
@@ -203,17 +221,26 @@ mod tests {
             let rows = |numbers, wide, length| {
                 Rows::of_lanes(numbers, wide, batch, lanes).columns(Piece { start: 1, length })
             };
-            let mut expected: Vec<f64> = start.iter().map(|&x| f64::from(x)).collect();
+            let mut expected = vec![0.0; m * n];
             for row in (0..steps).flat_map(|step| (1..4).map(move |lane| step * batch + lane)) {
                 for (index, sum) in expected.iter_mut().enumerate() {
                     let left = left[row * wide_m + 1 + index / n];
                     *sum += f64::from(left) * f64::from(right[row * wide_n + 1 + index % n]);
                 }
             }
+            let unread = vec![f32::NAN; m * n];
+            let cases = [
+                (Onto::Present, &start, start.clone()),
+                (Onto::Row(&start[..n]), &unread, start[..n].repeat(m)),
+                (Onto::Nothing, &unread, vec![0.0; m * n]),
+            ];
             let (left, right) = (rows(&left, wide_m, m), rows(&right, wide_n, n));
-            for (machine, got) in on_every_machine(|| AddOuter(left, right, &start)) {
-                for (&got, expected) in got.iter().zip(&expected) {
-                    assert!((f64::from(got) - expected).abs() < 1e-5, "{machine}: {m} {n}");
+            for (onto, to, start) in &cases {
+                for (machine, got) in on_every_machine(|| Outer(left, right, *onto, to)) {
+                    for ((&got, start), expected) in got.iter().zip(start).zip(&expected) {
+                        let expected = expected + f64::from(*start);
+                        assert!((f64::from(got) - expected).abs() < 1e-5, "{machine}: {m} {n}");
+                    }
                 }
             }
         }

@@ -15,30 +15,50 @@ pub(super) const DEPTH: usize = 512;
 /// Rows that stay in the cache while all panels pass.
 const ROWS: usize = 128;
 
-/// `to += left × right`, for `to` `[N, columns]` and the first N rows of `left`.
+/// What sums are added to before they are put down.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Onto<'a> {
+    /// Nothing: what was in their place is not read.
+    Nothing,
+    /// This row, all rows.
+    Row(&'a [f32]),
+    /// What is in their place.
+    Present,
+}
+
+/// left × right, onto what is said, into `to`, `[N, columns]`, for the first N rows of `left`.
+/// The depth is at least 1.
 #[inline(always)]
-pub(super) fn add_product<S: Simd>(simd: S, left: Rows<'_>, right: &Packed, to: &mut [f32]) {
+pub(super) fn product<S: Simd>(
+    simd: S,
+    left: Rows<'_>,
+    right: &Packed,
+    onto: Onto<'_>,
+    to: &mut [f32],
+) {
     let count = to.len() / right.columns.max(1);
     for rows in Piece::all(count, ROWS) {
         let to = &mut to[rows.start * right.columns..][..rows.length * right.columns];
         for depths in Piece::all(right.rows, DEPTH) {
             let left = left.columns(depths);
+            let onto = if depths.start == 0 { onto } else { Onto::Present };
             match S::REGISTER_COUNT {
-                32.. => add_part::<S, 8>(simd, left, right, rows, depths, to),
-                _ => add_part::<S, 4>(simd, left, right, rows, depths, to),
+                32.. => part_of_product::<S, 8>(simd, left, right, rows, depths, onto, to),
+                _ => part_of_product::<S, 4>(simd, left, right, rows, depths, onto, to),
             }
         }
     }
 }
 
-/// Adds what some depths contribute to some rows, `HIGH` rows at a time, then 4, 2 and 1.
+/// What some depths contribute to some rows, `HIGH` rows at a time, then 4, 2 and 1.
 #[inline(always)]
-fn add_part<S: Simd, const HIGH: usize>(
+fn part_of_product<S: Simd, const HIGH: usize>(
     simd: S,
     left: Rows<'_>,
     right: &Packed,
     rows: Piece,
     depths: Piece,
+    onto: Onto<'_>,
     to: &mut [f32],
 ) {
     for (index, panel) in right.panels().enumerate() {
@@ -51,21 +71,22 @@ fn add_part<S: Simd, const HIGH: usize>(
             }
             let place = Place { columns: right.columns, first, part };
             match right.columns - first > S::F32_LANES {
-                true => add_tiles::<S, HIGH, 2>(simd, left, rows, panel, place, to),
-                false => add_tiles::<S, HIGH, 1>(simd, left, rows, panel, place, to),
+                true => tiles::<S, HIGH, 2>(simd, left, rows, panel, place, onto, to),
+                false => tiles::<S, HIGH, 1>(simd, left, rows, panel, place, onto, to),
             }
         }
     }
 }
 
-/// Adds the product of some rows with `WIDE` vectors of a panel.
+/// The product of some rows with `WIDE` vectors of a panel.
 #[inline(always)]
-fn add_tiles<S: Simd, const HIGH: usize, const WIDE: usize>(
+fn tiles<S: Simd, const HIGH: usize, const WIDE: usize>(
     simd: S,
     left: Rows<'_>,
     rows: Piece,
     panel: &[PanelRow],
     place: Place,
+    onto: Onto<'_>,
     to: &mut [f32],
 ) {
     let mut done = 0;
@@ -73,10 +94,10 @@ fn add_tiles<S: Simd, const HIGH: usize, const WIDE: usize>(
         let row = rows.start + done;
         let to = &mut to[done * place.columns..];
         done += match rows.length - done {
-            rest if rest >= HIGH => add_tile::<S, HIGH, WIDE>(simd, left, row, panel, place, to),
-            4.. => add_tile::<S, 4, WIDE>(simd, left, row, panel, place, to),
-            2.. => add_tile::<S, 2, WIDE>(simd, left, row, panel, place, to),
-            _ => add_tile::<S, 1, WIDE>(simd, left, row, panel, place, to),
+            rest if rest >= HIGH => tile::<S, HIGH, WIDE>(simd, left, row, panel, place, onto, to),
+            4.. => tile::<S, 4, WIDE>(simd, left, row, panel, place, onto, to),
+            2.. => tile::<S, 2, WIDE>(simd, left, row, panel, place, onto, to),
+            _ => tile::<S, 1, WIDE>(simd, left, row, panel, place, onto, to),
         };
     }
 }
@@ -89,21 +110,22 @@ struct Place {
     part: usize,
 }
 
-/// Adds the product of `HIGH` rows with `WIDE` vectors of a panel; returns the number of rows.
+/// The product of `HIGH` rows with `WIDE` vectors of a panel; returns the number of rows.
 #[inline(always)]
-fn add_tile<S: Simd, const HIGH: usize, const WIDE: usize>(
+fn tile<S: Simd, const HIGH: usize, const WIDE: usize>(
     simd: S,
     left: Rows<'_>,
     first: usize,
     panel: &[PanelRow],
     place: Place,
+    onto: Onto<'_>,
     to: &mut [f32],
 ) -> usize {
     let mut rows: [&[f32]; HIGH] = [&[]; HIGH];
     for (index, row) in rows.iter_mut().enumerate() {
         *row = left.row(first + index);
     }
-    simd.vectorize(Tile::<HIGH, WIDE> { rows, panel, place, to });
+    simd.vectorize(Tile::<HIGH, WIDE> { rows, panel, place, onto, to });
     HIGH
 }
 
@@ -114,6 +136,7 @@ struct Tile<'a, const HIGH: usize, const WIDE: usize> {
     rows: [&'a [f32]; HIGH],
     panel: &'a [PanelRow],
     place: Place,
+    onto: Onto<'a>,
     to: &'a mut [f32],
 }
 
@@ -122,39 +145,71 @@ impl<const HIGH: usize, const WIDE: usize> WithSimd for Tile<'_, HIGH, WIDE> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { rows, panel, place, to } = self;
+        let Self { rows, panel, place, onto, to } = self;
         let zeros = [[simd.splat_f32s(0.0); WIDE]; HIGH];
         let sums = multiply_rows(simd, zeros, rows, panel, place.part);
-        put_down(simd, sums, place, to);
+        let width = (WIDE * S::F32_LANES).min(place.columns - place.first);
+        for (row, sums) in sums.into_iter().enumerate() {
+            let to = &mut to[row * place.columns + place.first..][..width];
+            put_down(simd, sums, onto.from(place.first), to);
+        }
     }
 }
 
-/// Adds a tile to its place in the result.
+impl Onto<'_> {
+    /// The same of columns from `first` on.
+    #[inline(always)]
+    pub(super) fn from(self, first: usize) -> Self {
+        match self {
+            Self::Row(row) => Self::Row(&row[first..]),
+            other => other,
+        }
+    }
+}
+
+/// Puts the sums of a row of a tile in their place: as many as there is room for.
 #[inline(always)]
-fn put_down<S: Simd, const HIGH: usize, const WIDE: usize>(
+pub(super) fn put_down<S: Simd, const WIDE: usize>(
     simd: S,
-    sums: [[S::f32s; WIDE]; HIGH],
-    Place { columns, first, .. }: Place,
+    mut sums: [S::f32s; WIDE],
+    onto: Onto<'_>,
     to: &mut [f32],
 ) {
-    let width = (WIDE * S::F32_LANES).min(columns - first);
-    for (row, sums) in sums.iter().enumerate() {
-        let to = &mut to[row * columns + first..][..width];
-        let (vectors, tail) = S::as_mut_simd_f32s(to);
-        // Where all are whole, in a loop that the compiler unrolls: the sums stay in registers.
-        if let Some(vectors) = vectors.first_chunk_mut::<WIDE>() {
-            for (to, sum) in vectors.iter_mut().zip(sums) {
-                *to = simd.add_f32s(*to, *sum);
-            }
-            continue;
+    match onto {
+        Onto::Nothing => {}
+        Onto::Row(row) => add_numbers(simd, &mut sums, &row[..to.len()]),
+        Onto::Present => add_numbers(simd, &mut sums, to),
+    }
+    let (vectors, tail) = S::as_mut_simd_f32s(to);
+    // Where all are whole, in a loop that the compiler unrolls: the sums stay in registers.
+    if let Some(vectors) = vectors.first_chunk_mut::<WIDE>() {
+        *vectors = sums;
+        return;
+    }
+    for (to, sum) in vectors.iter_mut().zip(sums) {
+        *to = sum;
+    }
+    if !tail.is_empty() {
+        simd.partial_store_f32s(tail, sums[vectors.len()]);
+    }
+}
+
+/// Adds as many numbers as there are.
+#[inline(always)]
+fn add_numbers<S: Simd, const WIDE: usize>(simd: S, sums: &mut [S::f32s; WIDE], numbers: &[f32]) {
+    let (vectors, tail) = S::as_simd_f32s(numbers);
+    if let Some(vectors) = vectors.first_chunk::<WIDE>() {
+        for (sum, number) in sums.iter_mut().zip(vectors) {
+            *sum = simd.add_f32s(*sum, *number);
         }
-        for (to, sum) in vectors.iter_mut().zip(sums) {
-            *to = simd.add_f32s(*to, *sum);
-        }
-        if !tail.is_empty() {
-            let sum = simd.add_f32s(simd.partial_load_f32s(tail), sums[vectors.len()]);
-            simd.partial_store_f32s(tail, sum);
-        }
+        return;
+    }
+    for (sum, number) in sums.iter_mut().zip(vectors) {
+        *sum = simd.add_f32s(*sum, *number);
+    }
+    if !tail.is_empty() {
+        let sum = &mut sums[vectors.len()];
+        *sum = simd.add_f32s(*sum, simd.partial_load_f32s(tail));
     }
 }
 
@@ -258,15 +313,15 @@ mod tests {
     use super::*;
     use crate::kernels::on_every_machine;
 
-    struct AddProduct<'a>(Rows<'a>, &'a Packed, &'a [f32]);
+    struct Product<'a>(Rows<'a>, &'a Packed, Onto<'a>, &'a [f32]);
 
-    impl WithSimd for AddProduct<'_> {
+    impl WithSimd for Product<'_> {
         type Output = Vec<f32>;
 
         #[inline(always)]
         fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
-            let mut to = self.2.to_vec();
-            add_product(simd, self.0, self.1, &mut to);
+            let mut to = self.3.to_vec();
+            product(simd, self.0, self.1, self.2, &mut to);
             to
         }
     }
@@ -310,7 +365,13 @@ mod tests {
             let from: Vec<f32> = (0..n * k).map(number).collect();
             let matrix: Vec<f32> = (0..k * m).map(|i| number(i + 5)).collect();
             let start: Vec<f32> = (0..n * m).map(|i| number(i + 9)).collect();
-            let expected = naive(&from, &matrix, &start, [n, k, m]);
+            let unread = vec![f32::NAN; n * m];
+            let cases = [
+                (Onto::Present, &start, start.clone()),
+                (Onto::Row(&start[..m]), &unread, start[..m].repeat(n)),
+                (Onto::Nothing, &unread, vec![0.0; n * m]),
+            ]
+            .map(|(onto, to, start)| (onto, to, naive(&from, &matrix, &start, [n, k, m])));
             // The rows as they are, and in groups of 3 with something else in between.
             let mut spaced = vec![f32::NAN; n.div_ceil(3) * 5 * k];
             for (index, row) in from.chunks_exact(k).enumerate() {
@@ -321,9 +382,11 @@ mod tests {
             let rights = [Packed::new(&matrix, m), transposed(&flipped(&matrix, m), k)];
             for (left, right) in lefts.iter().flat_map(|left| rights.iter().map(move |r| (left, r)))
             {
-                for (machine, got) in on_every_machine(|| AddProduct(*left, right, &start)) {
-                    for (got, expected) in got.iter().zip(&expected) {
-                        assert!((got - expected).abs() < 1e-3, "{machine}: {n} {k} {m}");
+                for (onto, to, expected) in &cases {
+                    for (machine, got) in on_every_machine(|| Product(*left, right, *onto, to)) {
+                        for (got, expected) in got.iter().zip(expected) {
+                            assert!((got - expected).abs() < 1e-3, "{machine}: {n} {k} {m}");
+                        }
                     }
                 }
             }

@@ -5,74 +5,97 @@
 
 use std::sync::{Mutex, PoisonError};
 
-static SPARE: Mutex<Spare> = Mutex::new(Spare { buffers: Vec::new(), takes: 0 });
+static SPARE: Mutex<Spare> = Mutex::new(Spare { buffers: Vec::new(), lent: Vec::new(), takes: 0 });
 
-/// Buffers that nobody uses.
+/// Buffers that nobody uses, and what is known of those that somebody does.
 struct Spare {
     /// The one given last at the end; each with the number of takes before it was given.
     buffers: Vec<(u64, Vec<f32>)>,
+    /// The capacities of buffers that were taken, each with the number of that take. Only as many
+    /// come back as went out, whatever else is given.
+    lent: Vec<(u64, usize)>,
     takes: u64,
 }
 
-/// Takes for which a buffer is kept that serves none of them: those of a step, with many threads and
-/// layers.
+/// Numbers from which on a buffer is worth keeping: less is what every allocator has at hand.
+const LARGE: usize = 1 << 13;
+/// Takes for which a buffer is kept that serves none of them, and for which one is waited for: those of
+/// a step, with many threads and layers.
 const PATIENCE: u64 = 512;
 
 impl Spare {
+    /// The tightest that has room for so many numbers: lengths differ from step to step where the
+    /// sequence's does.
     fn take(&mut self, length: usize) -> Option<Vec<f32>> {
         self.takes += 1;
         let takes = self.takes;
         self.buffers.retain(|(given, _)| given + PATIENCE >= takes);
-        // By what it has room for: lengths differ from step to step where the sequence's does.
-        let fits = |buffer: &Vec<f32>| (length..=2 * length).contains(&buffer.capacity());
-        let index = self.buffers.iter().rposition(|(_, buffer)| fits(buffer))?;
-        let (_, mut buffer) = self.buffers.remove(index);
-        buffer.resize(length, 0.0);
-        Some(buffer)
+        self.lent.retain(|(taken, _)| taken + PATIENCE >= takes);
+        let capacity = |index: &usize| self.buffers[*index].1.capacity();
+        let fits = |index: &usize| (length..=length + length / 2).contains(&capacity(index));
+        let found = (0..self.buffers.len()).rev().filter(fits).min_by_key(capacity);
+        let buffer = found.map(|index| {
+            let (_, mut buffer) = self.buffers.remove(index);
+            buffer.resize(length, 0.0);
+            buffer
+        });
+        self.lent.push((takes, buffer.as_ref().map_or(length, Vec::capacity)));
+        buffer
     }
 
     fn give(&mut self, buffer: Vec<f32>) {
-        self.buffers.push((self.takes, buffer));
+        let is_this = |&(_, lent): &(u64, usize)| lent == buffer.capacity();
+        if let Some(index) = self.lent.iter().rposition(is_this) {
+            self.lent.swap_remove(index);
+            self.buffers.push((self.takes, buffer));
+        }
     }
 }
 
 /// So many numbers: zeros, or what was left in them. Whoever takes them writes each before it reads it.
 pub(super) fn take(length: usize) -> Vec<f32> {
-    let spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner).take(length);
-    spare.unwrap_or_else(|| vec![0.0; length])
+    spare(length).unwrap_or_else(|| vec![0.0; length])
 }
 
 /// So many zeros.
 pub(super) fn zeros(length: usize) -> Vec<f32> {
-    let mut buffer = take(length);
-    buffer.fill(0.0);
-    buffer
+    match spare(length) {
+        Some(mut buffer) => {
+            buffer.fill(0.0);
+            buffer
+        }
+        None => vec![0.0; length],
+    }
 }
 
 /// Gives back what is not needed any more.
-pub(super) fn give(buffer: Vec<f32>) {
-    /// Numbers from which on it is worth keeping: less is what every allocator has at hand.
-    const LARGE: usize = 1 << 15;
-    if buffer.capacity() < LARGE {
-        return;
+pub(crate) fn give(buffer: Vec<f32>) {
+    if buffer.capacity() >= LARGE {
+        SPARE.lock().unwrap_or_else(PoisonError::into_inner).give(buffer);
     }
-    SPARE.lock().unwrap_or_else(PoisonError::into_inner).give(buffer);
+}
+
+fn spare(length: usize) -> Option<Vec<f32>> {
+    let worth_asking = length + length / 2 >= LARGE;
+    worth_asking.then(|| SPARE.lock().unwrap_or_else(PoisonError::into_inner).take(length))?
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const NOTHING: Spare = Spare { buffers: Vec::new(), lent: Vec::new(), takes: 0 };
+
     #[test]
     fn a_buffer_serves_again_where_it_fits_and_not_forever() {
-        let mut spare = Spare { buffers: Vec::new(), takes: 0 };
+        let mut spare = NOTHING;
         assert!(spare.take(100).is_none());
         spare.give(vec![1.0; 100]);
         assert!(spare.take(101).is_none(), "it is too short");
-        assert!(spare.take(49).is_none(), "half of it would lie idle");
-        let taken = spare.take(60).expect("it has room");
-        assert_eq!(taken, vec![1.0; 60]);
-        assert!(spare.take(60).is_none(), "somebody has it");
+        assert!(spare.take(66).is_none(), "a third of it would lie idle");
+        let taken = spare.take(67).expect("it has room");
+        assert_eq!(taken, vec![1.0; 67]);
+        assert!(spare.take(67).is_none(), "somebody has it");
         spare.give(taken);
         let taken = spare.take(100).expect("it has the room it had");
         assert_eq!(taken.len(), 100);
@@ -82,5 +105,35 @@ mod tests {
         }
         assert!(spare.take(100).is_none(), "nobody has wanted it for long");
         assert!(spare.buffers.is_empty());
+    }
+
+    #[test]
+    fn the_tightest_serves_and_of_several_the_latest() {
+        let mut spare = NOTHING;
+        for length in [120, 100, 100, 110] {
+            assert!(spare.take(length).is_none());
+        }
+        for (length, number) in [(100, 1.0), (120, 2.0), (100, 3.0), (110, 4.0)] {
+            spare.give(vec![number; length]);
+        }
+        for number in [3.0, 1.0, 4.0, 2.0] {
+            assert_eq!(spare.take(90).expect("there are four"), vec![number; 90]);
+        }
+    }
+
+    #[test]
+    fn no_more_is_kept_than_was_taken() {
+        let mut spare = NOTHING;
+        for _ in 0..5 {
+            let _ = spare.take(100);
+            spare.give(vec![0.0; 100]);
+            spare.give(vec![0.0; 100]);
+            spare.give(vec![0.0; 90]);
+        }
+        assert_eq!(spare.buffers.len(), 1);
+        for _ in 0..=2 * PATIENCE {
+            let _ = spare.take(100);
+        }
+        assert!(spare.lent.len() as u64 <= PATIENCE + 1, "what never comes back is forgotten");
     }
 }

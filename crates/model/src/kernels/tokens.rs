@@ -4,7 +4,7 @@
 //! what comes out is handed to all the places where it stands; going back, the gradients of those
 //! places meet before they are multiplied.
 
-use super::matrix::{Matrix, multiply};
+use super::linear;
 
 /// The distinct tokens of a sequence.
 #[derive(Clone, Debug)]
@@ -63,12 +63,8 @@ pub(crate) fn table(
     weight: &[f32],
     bias: &[f32],
 ) -> Vec<f32> {
-    let width = bias.len();
-    let d_embedding = weight.len() / width;
-    let mut table: Vec<f32> = bias.repeat(distinct.tokens.len());
-    let rows = distinct.rows_of(embedding, d_embedding);
-    multiply(&mut table, Matrix::new(&rows, d_embedding), Matrix::new(weight, width));
-    table
+    let rows = distinct.rows_of(embedding, weight.len() / bias.len());
+    linear::forward(&rows, weight, bias)
 }
 
 /// Gradients with respect to what went in.
@@ -91,20 +87,14 @@ pub(crate) fn backward(
     let width = table.len() / distinct.tokens.len();
     let d_embedding = weight.len() / width;
     let rows = distinct.rows_of(embedding, d_embedding);
-    let mut bias = vec![0.0; width];
-    for row in table.chunks_exact(width) {
-        for (sum, grad) in bias.iter_mut().zip(row) {
-            *sum += grad;
-        }
-    }
-    let (table, weights) = (Matrix::new(table, width), Matrix::new(weight, width));
-    let mut grad_rows = vec![0.0; rows.len()];
-    multiply(&mut grad_rows, table, weights.transpose());
-    let mut grad_weight = vec![0.0; weight.len()];
-    multiply(&mut grad_weight, Matrix::new(&rows, d_embedding).transpose(), table);
+    let grad_rows = linear::grad_input(weight, table, width);
     let mut grad_embedding = vec![0.0; embedding.len()];
     for (&token, grad) in distinct.tokens.iter().zip(grad_rows.chunks_exact(d_embedding)) {
         grad_embedding[token as usize * d_embedding..][..d_embedding].copy_from_slice(grad);
     }
-    Gradients { embedding: grad_embedding, weight: grad_weight, bias }
+    Gradients {
+        embedding: grad_embedding,
+        weight: linear::grad_weight(&rows, table, width),
+        bias: linear::grad_bias(table, width),
+    }
 }

@@ -1,6 +1,6 @@
 //! `poquelin corpus stats`.
 
-use poquelin_data::{Layout, Splits};
+use poquelin_data::{Layout, Splits, Units};
 use serde::Serialize;
 
 use super::{print, print_json};
@@ -12,6 +12,9 @@ use crate::text::TextSource;
 
 #[derive(Serialize)]
 struct Stats {
+    /// What is counted.
+    units: Units,
+    /// So many, bytes too.
     characters: usize,
     distinct: usize,
     train: usize,
@@ -35,6 +38,7 @@ pub fn stats(args: &StatsArgs) -> Result<(), Error> {
     let splits = Splits::cut(corpus.len(), data.test, data.valid);
     let layout = Layout::training(splits.train.clone(), data.batch, data.sequence, 0);
     let stats = Stats {
+        units: data.units,
         characters: corpus.len(),
         distinct: corpus.vocabulary().len(),
         train: splits.train.len(),
@@ -49,8 +53,12 @@ pub fn stats(args: &StatsArgs) -> Result<(), Error> {
     }
     let row =
         |name: &str, count: usize| print(&format!("{name:<22}{:>13}", thousands(count as u64)));
-    row("characters", stats.characters)?;
-    row("distinct characters", stats.distinct)?;
+    let units = match stats.units {
+        Units::Char => "characters",
+        Units::Byte => "bytes",
+    };
+    row(units, stats.characters)?;
+    row(&format!("distinct {units}"), stats.distinct)?;
     row("train", stats.train)?;
     row("valid", stats.valid)?;
     row("test", stats.test)?;

@@ -5,10 +5,10 @@ use pulp::{Arch, Simd, WithSimd};
 use super::{Dimensions, Input, Saved, SavedPart, Share, rows_of, steps_per_chunk};
 use crate::kernels::advance::advance;
 use crate::kernels::exchange::Exchange;
-use crate::kernels::outer::add_outer;
+use crate::kernels::outer::outer;
 use crate::kernels::packing::Packed;
 use crate::kernels::parallel::{Piece, Team, for_each};
-use crate::kernels::product::add_product;
+use crate::kernels::product::{Onto, product};
 use crate::kernels::rows::Rows;
 use crate::kernels::spare;
 use crate::kernels::step::{Later, StepBackward, places_back};
@@ -140,24 +140,25 @@ struct Sums {
 }
 
 impl Sums {
-    fn zeros(
+    /// Room for the sums, in which only the table's are 0 and the bias's.
+    fn room(
         Dimensions { batch, hidden, .. }: Dimensions,
         input: Input<'_>,
         Share { lanes, units }: Share,
     ) -> Self {
-        let like = |weight: &[f32]| spare::zeros(weight.len() / hidden * units.length);
-        let recurrent = spare::zeros(hidden * 4 * units.length);
+        let like = |weight: &[f32]| weight.len() / hidden * units.length;
+        let recurrent = spare::take(hidden * 4 * units.length);
         match input {
             Input::Products(_) => Self { recurrent, ..Self::default() },
             Input::Dense { x, weight, bias } => Self {
                 recurrent,
-                input: like(weight),
-                bias: like(bias),
-                x: spare::zeros(x.len() / batch * lanes.length),
+                input: spare::take(like(weight)),
+                bias: vec![0.0; like(bias)],
+                x: spare::take(x.len() / batch * lanes.length),
                 table: Vec::new(),
             },
             Input::Tokens { table, .. } => {
-                Self { recurrent, table: like(table), ..Self::default() }
+                Self { recurrent, table: spare::zeros(like(table)), ..Self::default() }
             }
         }
     }
@@ -224,8 +225,7 @@ impl<'a> Part<'a> {
         let units = self.share.units.length;
         let row = 4 * self.grad_c.len();
         let left = Rows::new(&self.gates[step * row..][..row], 4 * units);
-        self.contribution.fill(0.0);
-        add_product(simd, left, &self.weights.recurrent, &mut self.contribution);
+        product(simd, left, &self.weights.recurrent, Onto::Nothing, &mut self.contribution);
     }
 
     /// Adds what the latest steps back contribute to the gradients, where they are enough or the last;
@@ -234,7 +234,7 @@ impl<'a> Part<'a> {
     fn accumulate_sometimes<S: Simd>(&mut self, simd: S, step: usize) {
         let length = self.unadded - step;
         if self.sums.recurrent.is_empty() {
-            self.sums = Sums::zeros(self.dimensions, self.arguments.input, self.share);
+            self.sums = Sums::room(self.dimensions, self.arguments.input, self.share);
         }
         if step == 0 || length == steps_per_chunk(self.share.lanes.length) {
             self.accumulate(simd, Piece { start: step, length });
@@ -246,6 +246,8 @@ impl<'a> Part<'a> {
     #[inline(always)]
     fn accumulate<S: Simd>(&mut self, simd: S, range: Piece) {
         let Share { lanes, units } = self.share;
+        let is_first = self.unadded == self.dimensions.steps;
+        let onto = if is_first { Onto::Nothing } else { Onto::Present };
         let Self { dimensions, arguments, sums, .. } = self;
         let width = 4 * units.length;
         let all_rows = lanes.length * range.start;
@@ -260,13 +262,14 @@ impl<'a> Part<'a> {
         let gates = |grads| Rows::of_lanes(grads, width, lanes.length, all);
         if !of_first.is_empty() {
             let h = Rows::of_lanes(arguments.h, dimensions.hidden, dimensions.batch, lanes);
-            add_outer(simd, h, gates(of_first), &mut sums.recurrent);
+            outer(simd, h, gates(of_first), onto, &mut sums.recurrent);
         }
         if !of_others.is_empty() {
+            let onto = if of_first.is_empty() { onto } else { Onto::Present };
             let start = range.start.max(1) - 1;
             let steps = Piece { start, length: range.start + range.length - 1 - start };
             let h = rows_of(arguments.outputs, *dimensions, lanes, steps);
-            add_outer(simd, h, gates(of_others), &mut sums.recurrent);
+            outer(simd, h, gates(of_others), onto, &mut sums.recurrent);
         }
         match arguments.input {
             Input::Products(_) => {}
@@ -283,11 +286,11 @@ impl<'a> Part<'a> {
             Input::Dense { x, .. } => {
                 let vectors = rows_of(x, *dimensions, lanes, range);
                 let d_input = vectors.width();
-                add_outer(simd, vectors, gates(grads), &mut sums.input);
+                outer(simd, vectors, gates(grads), onto, &mut sums.input);
                 grads.chunks_exact(width).for_each(|row| add(&mut sums.bias, row));
                 let weight = self.weights.input.as_ref().expect("it was packed");
                 let x = &mut sums.x[all_rows * d_input..][..rows * d_input];
-                add_product(simd, gates(grads), weight, x);
+                product(simd, gates(grads), weight, Onto::Nothing, x);
             }
         }
     }
@@ -437,10 +440,13 @@ fn step_by_step(parts: Vec<Vec<f32>>, steps: usize) -> Vec<f32> {
 
 /// So many numbers of each part in turns.
 fn side_by_side(parts: Vec<Vec<f32>>, lengths: &[usize]) -> Vec<f32> {
-    let mut numbers = Vec::with_capacity(parts.iter().map(Vec::len).sum());
+    let mut numbers = spare::take(parts.iter().map(Vec::len).sum());
+    let mut rest = numbers.as_mut_slice();
     for turn in 0..parts[0].len() / lengths[0] {
         for (part, &length) in parts.iter().zip(lengths) {
-            numbers.extend_from_slice(&part[turn * length..][..length]);
+            let (to, behind) = rest.split_at_mut(length);
+            to.copy_from_slice(&part[turn * length..][..length]);
+            rest = behind;
         }
     }
     parts.into_iter().for_each(spare::give);

@@ -9,7 +9,7 @@ use crate::kernels::advance::advance;
 use crate::kernels::exchange::Exchange;
 use crate::kernels::packing::Packed;
 use crate::kernels::parallel::{Piece, Team, for_each};
-use crate::kernels::product::add_product;
+use crate::kernels::product::{Onto, product};
 use crate::kernels::spare;
 use crate::kernels::step::{End, GatePanels, Starts, StepForward};
 
@@ -202,12 +202,9 @@ impl<'a> Part<'a> {
                 if step.is_multiple_of(chunk) {
                     let range = Piece { start: step, length: chunk.min(steps - step) };
                     let (weight, bias) = self.weights.input.as_ref().expect("they were packed");
-                    self.products.clear();
-                    for _ in 0..range.length * lanes.length {
-                        self.products.extend_from_slice(bias);
-                    }
+                    self.products.resize(range.length * lanes.length * width, 0.0);
                     let left = rows_of(x, self.dimensions, lanes, range);
-                    add_product(simd, left, weight, &mut self.products);
+                    product(simd, left, weight, Onto::Row(bias), &mut self.products);
                 }
                 let rows = step % chunk * lanes.length..;
                 self.places.extend(rows.take(lanes.length).map(|row| row * width));
