@@ -51,14 +51,21 @@ impl<B: CpuTensors> Kernels for B {
             sequence::forward(dimensions, input, &weight, &h, &c, with_back)
         });
         let outputs = B::tensor(outputs, [steps, batch, hidden]);
-        let back = saved.map(|saved| {
-            let kept = KeptLayer { dimensions, input, recurrence, saved, outputs: outputs.clone() };
-            WayBack::new(|grad_outputs, grad_c| {
-                let gradients = kept.gradients(&grad_outputs, grad_c.as_ref());
-                give_memory::<B>(grad_outputs);
-                gradients
-            })
-        });
+        let back = match saved {
+            Some(saved) => {
+                let outputs = outputs.clone();
+                let kept = KeptLayer { dimensions, input, recurrence, saved, outputs };
+                Some(WayBack::new(|grad_outputs, grad_c| {
+                    let gradients = kept.gradients(&grad_outputs, grad_c.as_ref());
+                    give_memory::<B>(grad_outputs);
+                    gradients
+                }))
+            }
+            None => {
+                input.give_memory();
+                None
+            }
+        };
         Layer { outputs, c: B::tensor(c, [batch, hidden]), back }
     }
 
@@ -78,12 +85,15 @@ impl<B: CpuTensors> Kernels for B {
         grad: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 3] {
         let ([rows, d_input], [_, width]) = (B::shape(&input), B::shape(&weight));
-        let grad = B::numbers(&grad);
-        [
-            B::tensor(linear::grad_input(&B::numbers(&weight), &grad, width), [rows, d_input]),
-            B::tensor(linear::grad_weight(&B::numbers(&input), &grad, width), [d_input, width]),
-            B::tensor(linear::grad_bias(&grad, width), [width]),
-        ]
+        let numbers = B::numbers(&grad);
+        let gradients = [
+            B::tensor(linear::grad_input(&B::numbers(&weight), &numbers, width), [rows, d_input]),
+            B::tensor(linear::grad_weight(&B::numbers(&input), &numbers, width), [d_input, width]),
+            B::tensor(linear::grad_bias(&numbers, width), [width]),
+        ];
+        drop(numbers);
+        give_memory::<B>(grad);
+        gradients
     }
 
     fn linear_cross_entropy(
@@ -125,14 +135,15 @@ impl<B: CpuTensors> Kernels for B {
     fn adapt(weights: FloatTensor<Self>, forces: [FloatTensor<Self>; 4]) -> FloatTensor<Self> {
         let shape = TensorMetadata::shape(&weights);
         let mut numbers = B::into_numbers(weights);
-        let [gradient, rates, trained, pull] = &forces;
+        let [gradient, rates, trained, pull] = forces;
         let forces = Forces {
-            gradient: &B::numbers(gradient),
-            rates: &B::numbers(rates),
-            trained: &B::numbers(trained),
-            pull: &B::numbers(pull),
+            gradient: &B::numbers(&gradient),
+            rates: &B::numbers(&rates),
+            trained: &B::numbers(&trained),
+            pull: &B::numbers(&pull),
         };
         adapt::adapt(&mut numbers, forces);
+        give_memory::<B>(gradient);
         B::tensor(numbers, shape)
     }
 
@@ -165,9 +176,9 @@ impl<B: CpuTensors> Kernels for B {
     }
 }
 
-/// Gives a tensor's memory to the next step, where nobody else holds it.
+/// Gives a tensor's memory to the next step, where nobody else holds it and its numbers lie in order.
 fn give_memory<B: CpuTensors>(tensor: FloatTensor<B>) {
-    if B::is_unique(&tensor) {
+    if B::is_unique(&tensor) && matches!(B::numbers(&tensor), Cow::Borrowed(_)) {
         spare::give(B::into_numbers(tensor));
     }
 }
@@ -215,6 +226,13 @@ impl<B: CpuTensors> KeptInput<B> {
                 [steps, batch]
             }
             Self::Tokens { extent, .. } => *extent,
+        }
+    }
+
+    /// Gives the table's memory to the next step.
+    fn give_memory(self) {
+        if let Self::Tokens { table, .. } = self {
+            spare::give(table);
         }
     }
 
@@ -280,6 +298,7 @@ impl<B: CpuTensors> KeptLayer<B> {
             ) => {
                 let numbers = (B::numbers(embedding), B::numbers(weight));
                 let gradients = tokens::backward(distinct, &numbers.0, &numbers.1, &table);
+                spare::give(table);
                 let of_bias = B::tensor(gradients.bias, [4 * dimensions.hidden]);
                 vec![like(gradients.embedding, embedding), like(gradients.weight, weight), of_bias]
             }
@@ -287,6 +306,7 @@ impl<B: CpuTensors> KeptLayer<B> {
         };
         let of_weight = like(gradients.weight, weight);
         results.extend([of_weight, like(gradients.h, h), like(gradients.c, c)]);
+        input.give_memory();
         results
     }
 }

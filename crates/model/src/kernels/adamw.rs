@@ -1,7 +1,5 @@
 //! One step of AdamW in one pass over its numbers.
 
-use std::mem::MaybeUninit;
-
 use pulp::{Arch, Simd, WithSimd};
 
 use super::parallel::{for_each, piece_length};
@@ -57,7 +55,7 @@ pub(crate) fn updated(
     let length = check(count, gradient, &moments);
     let [moment_1, moment_2] = moments;
     let factors = Factors::new(step);
-    let mut result = Vec::with_capacity(count);
+    let mut result: Vec<f32> = Vec::with_capacity(count);
     let pieces: Vec<_> = result.spare_capacity_mut()[..count]
         .chunks_mut(length)
         .zip(parameter.chunks(length).zip(gradient.chunks(length)))
@@ -65,8 +63,8 @@ pub(crate) fn updated(
         .collect();
     let arch = Arch::new();
     for_each(pieces, WORK * count, |((room, (parameter, gradient)), (moment_1, moment_2))| {
-        let rooms: std::slice::ChunksMut<'_, MaybeUninit<f32>> = room.chunks_mut(NEAR);
-        for ((room, (parameter, gradient)), (moment_1, moment_2)) in rooms
+        for ((room, (parameter, gradient)), (moment_1, moment_2)) in room
+            .chunks_mut(NEAR)
             .zip(parameter.chunks(NEAR).zip(gradient.chunks(NEAR)))
             .zip(moment_1.chunks_mut(NEAR).zip(moment_2.chunks_mut(NEAR)))
         {
@@ -74,8 +72,9 @@ pub(crate) fn updated(
             arch.dispatch(Update { factors, parameter, gradient, moment_1, moment_2 });
         }
     });
-    // SAFETY: the lengths are the same, so that the pieces have room for every number and a number
-    // for it, and each was written; a panic on the way would not have come to here.
+    // SAFETY: all five slices have `count` numbers and are cut alike, so that the pieces cover the first
+    // `count` places, and each is written in full; had one panicked, `for_each` would not have
+    // returned.
     unsafe { result.set_len(count) };
     result
 }

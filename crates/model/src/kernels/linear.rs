@@ -1,7 +1,6 @@
 //! A linear layer on rows.
 
 use super::matrix::{Matrix, multiply};
-use super::product::Onto;
 use super::spare;
 
 /// input × weight + bias: `[N, M]` from `[N, D]`, `[D, M]` and `[M]`.
@@ -9,7 +8,7 @@ pub(crate) fn forward(input: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
     let (d_input, width) = (weight.len() / bias.len(), bias.len());
     let mut output = spare::take(input.len() / d_input * width);
     let (input, weight) = (Matrix::new(input, d_input), Matrix::new(weight, width));
-    multiply(&mut output, Onto::Row(bias), input, weight);
+    multiply(&mut output, Some(bias), input, weight);
     output
 }
 
@@ -18,7 +17,7 @@ pub(crate) fn grad_input(weight: &[f32], grad: &[f32], width: usize) -> Vec<f32>
     let d_input = weight.len() / width;
     let mut result = spare::take(grad.len() / width * d_input);
     let weight = Matrix::new(weight, width).transpose();
-    multiply(&mut result, Onto::Nothing, Matrix::new(grad, width), weight);
+    multiply(&mut result, None, Matrix::new(grad, width), weight);
     result
 }
 
@@ -27,7 +26,7 @@ pub(crate) fn grad_weight(input: &[f32], grad: &[f32], width: usize) -> Vec<f32>
     let d_input = input.len() / (grad.len() / width);
     let mut result = spare::take(d_input * width);
     let input = Matrix::new(input, d_input).transpose();
-    multiply(&mut result, Onto::Nothing, input, Matrix::new(grad, width));
+    multiply(&mut result, None, input, Matrix::new(grad, width));
     result
 }
 

@@ -7,7 +7,7 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::outer::outer;
 use super::packing::{Packed, WIDTH};
-use super::parallel::{Piece, for_each, piece_length};
+use super::parallel::{Piece, for_each, piece_length, threads};
 use super::product::{DEPTH, Onto, product};
 use super::rows::Rows;
 use super::spare;
@@ -35,16 +35,19 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// left × right, onto what is said, into row-major `to`. One of the two at most is a transpose.
-pub(super) fn multiply(to: &mut [f32], onto: Onto<'_>, left: Matrix<'_>, right: Matrix<'_>) {
+/// left × right, onto a row, if one is given, into row-major `to`. One of the two at most is a
+/// transpose.
+pub(super) fn multiply(to: &mut [f32], row: Option<&[f32]>, left: Matrix<'_>, right: Matrix<'_>) {
     let (m, k, n) = (left.rows, left.columns, right.columns);
     assert_eq!(right.rows, k, "the depth of a product");
     assert!(!(left.transposed && right.transposed), "the transpose of a product");
     assert_eq!(to.len(), m * n, "the extent of a product");
     let (arch, work) = (Arch::new(), m * k * n);
     // The longer side is cut: what every thread must pack by itself is the shorter one. Of outer
-    // products none is packed as a whole.
-    if m >= n || left.transposed {
+    // products it lays the right factor ready a panel at a time, which is little beside a copy of
+    // what comes out.
+    if m >= n || left.transposed && m >= 8 * threads() {
+        let onto = row.map_or(Onto::Nothing, Onto::Row);
         let rows = piece_length(m, work).next_multiple_of(8);
         let pieces = to
             .chunks_mut(rows * n)
@@ -62,20 +65,13 @@ pub(super) fn multiply(to: &mut [f32], onto: Onto<'_>, left: Matrix<'_>, right: 
     let pieces = Piece::all(n, piece_length(n, work).next_multiple_of(WIDTH)).collect();
     let pieces = for_each(pieces, work, |columns| {
         let mut to = spare::take(m * columns.length);
-        let onto = match onto {
-            Onto::Row(row) => Onto::Row(&row[columns.start..]),
-            _ => Onto::Nothing,
-        };
+        let onto = row.map_or(Onto::Nothing, |row| Onto::Row(&row[columns.start..]));
         arch.dispatch(Multiply { left, right, rows, columns, onto, to: &mut to });
         (columns, to)
     });
     for (Piece { start, length }, piece) in pieces {
         for (to, from) in to.chunks_exact_mut(n).zip(piece.chunks_exact(length)) {
-            let to = &mut to[start..][..length];
-            match onto {
-                Onto::Present => to.iter_mut().zip(from).for_each(|(to, from)| *to += from),
-                _ => to.copy_from_slice(from),
-            }
+            to[start..][..length].copy_from_slice(from);
         }
         spare::give(piece);
     }
@@ -145,21 +141,15 @@ mod tests {
                 (Matrix::new(&left, k), Matrix::new(&right_flipped, k).transpose()),
             ] {
                 let row: Vec<f32> = (0..n).map(|column| number(column + 9)).collect();
-                for (onto, present) in
-                    [(Onto::Present, 7.0), (Onto::Row(&row), f32::NAN), (Onto::Nothing, f32::NAN)]
-                {
-                    let mut to = vec![present; m * n];
-                    multiply(&mut to, onto, left, right);
+                for row in [None, Some(row.as_slice())] {
+                    let mut to = vec![f32::NAN; m * n];
+                    multiply(&mut to, row, left, right);
                     for (index, got) in to.iter().enumerate() {
                         let (at, column) = (index / n, index % n);
-                        let start = match onto {
-                            Onto::Present => 7.0,
-                            Onto::Row(row) => row[column],
-                            Onto::Nothing => 0.0,
-                        };
-                        let expected: f32 =
+                        let product: f32 =
                             (0..k).map(|d| number(at * k + d) * number(d * n + column + 5)).sum();
-                        assert!((got - start - expected).abs() < 1e-3, "{m} {k} {n}");
+                        let expected = product + row.map_or(0.0, |row| row[column]);
+                        assert!((got - expected).abs() < 1e-3, "{m} {k} {n}");
                     }
                 }
             }

@@ -18,11 +18,10 @@ const DEPTH: usize = 128;
 const BLOCK: usize = 8;
 
 /// leftᵀ × right, onto what is said, into `to`, for `left` `[K, M]`, `right` `[K, N]` and `to`
-/// `[M, N]`: the sum of K outer products, in the order of the rows. K is at least 1.
-///
+/// `[M, N]`: the sum of K outer products, in the order of the rows. ///
 /// # Panics
 ///
-/// Where the two have not the same number of rows.
+/// Where the two have not the same number of rows, or none.
 #[inline(always)]
 pub(super) fn outer<S: Simd>(
     simd: S,
@@ -32,6 +31,7 @@ pub(super) fn outer<S: Simd>(
     to: &mut [f32],
 ) {
     assert_eq!(left.count(), right.count(), "a row of the right factor for each of the left");
+    assert!(left.count() > 0, "a sum of no outer products");
     let mut blocks = Vec::new();
     let mut panel = [PanelRow([0.0; WIDTH]); DEPTH];
     for depths in Piece::all(left.count(), DEPTH) {

@@ -20,14 +20,17 @@ const ROWS: usize = 128;
 pub(super) enum Onto<'a> {
     /// Nothing: what was in their place is not read.
     Nothing,
-    /// This row, all rows.
+    /// This row, the same under every row of the sums.
     Row(&'a [f32]),
     /// What is in their place.
     Present,
 }
 
 /// left × right, onto what is said, into `to`, `[N, columns]`, for the first N rows of `left`.
-/// The depth is at least 1.
+///
+/// # Panics
+///
+/// Where there are columns, of depth 0.
 #[inline(always)]
 pub(super) fn product<S: Simd>(
     simd: S,
@@ -36,6 +39,7 @@ pub(super) fn product<S: Simd>(
     onto: Onto<'_>,
     to: &mut [f32],
 ) {
+    assert!(right.rows > 0 || to.is_empty(), "a product of depth 0 has no sums");
     let count = to.len() / right.columns.max(1);
     for rows in Piece::all(count, ROWS) {
         let to = &mut to[rows.start * right.columns..][..rows.length * right.columns];

@@ -1,65 +1,72 @@
 //! Memory of one training step, kept for the next.
 //!
-//! What a layer keeps for its way back are megabytes. From the system they come as pages that it has to
-//! find and to fill with zeros, which takes up to a tenth of a step.
+//! What a layer keeps for its way back are megabytes, and so are gradients. From the system they come as
+//! pages that it has to find and to fill with zeros, which takes up to a tenth of a step.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-static SPARE: Mutex<Spare> = Mutex::new(Spare { buffers: Vec::new(), lent: Vec::new(), takes: 0 });
+static SPARE: Mutex<Spare> = Mutex::new(Spare::NOTHING);
 
 /// Buffers that nobody uses, and what is known of those that somebody does.
 struct Spare {
     /// The one given last at the end; each with the number of takes before it was given.
     buffers: Vec<(u64, Vec<f32>)>,
-    /// The capacities of buffers that were taken, each with the number of that take. Only as many
-    /// come back as went out, whatever else is given.
-    lent: Vec<(u64, usize)>,
+    /// The capacities of buffers that are out, the longest first. Only as many come back as went out,
+    /// whatever else is given.
+    lent: VecDeque<usize>,
     takes: u64,
 }
 
 /// Numbers from which on a buffer is worth keeping: less is what every allocator has at hand.
 const LARGE: usize = 1 << 13;
-/// Takes for which a buffer is kept that serves none of them, and for which one is waited for: those of
-/// a step, with many threads and layers.
+/// Takes for which a buffer is kept that serves none of them: those of a step, with many threads and
+/// layers.
 const PATIENCE: u64 = 512;
+/// Buffers that are waited for: those of a step, many times over. Some never come back.
+const MOST_LENT: usize = 1 << 12;
 
 impl Spare {
-    /// The tightest that has room for so many numbers: lengths differ from step to step where the
-    /// sequence's does.
+    const NOTHING: Self = Self { buffers: Vec::new(), lent: VecDeque::new(), takes: 0 };
+
+    /// The tightest that has room for so many numbers, as it was given: lengths differ from step to
+    /// step where the sequence's does.
     fn take(&mut self, length: usize) -> Option<Vec<f32>> {
         self.takes += 1;
         let takes = self.takes;
         self.buffers.retain(|(given, _)| given + PATIENCE >= takes);
-        self.lent.retain(|(taken, _)| taken + PATIENCE >= takes);
         let capacity = |index: &usize| self.buffers[*index].1.capacity();
         let fits = |index: &usize| (length..=length + length / 2).contains(&capacity(index));
         let found = (0..self.buffers.len()).rev().filter(fits).min_by_key(capacity);
-        let buffer = found.map(|index| {
-            let (_, mut buffer) = self.buffers.remove(index);
-            buffer.resize(length, 0.0);
-            buffer
-        });
-        self.lent.push((takes, buffer.as_ref().map_or(length, Vec::capacity)));
+        let buffer = found.map(|index| self.buffers.remove(index).1);
+        if self.lent.len() == MOST_LENT {
+            self.lent.pop_front();
+        }
+        self.lent.push_back(buffer.as_ref().map_or(length, Vec::capacity));
         buffer
     }
 
     fn give(&mut self, buffer: Vec<f32>) {
-        let is_this = |&(_, lent): &(u64, usize)| lent == buffer.capacity();
-        if let Some(index) = self.lent.iter().rposition(is_this) {
-            self.lent.swap_remove(index);
+        if let Some(index) = self.lent.iter().position(|&lent| lent == buffer.capacity()) {
+            self.lent.remove(index);
             self.buffers.push((self.takes, buffer));
         }
     }
 }
 
-/// So many numbers: zeros, or what was left in them. Whoever takes them writes each before it reads it.
+/// So many numbers: zeros, or what was left in them. Whoever takes them writes each before it reads it;
+/// in builds with debug assertions they are no numbers, so that it shows where somebody does not.
 pub(super) fn take(length: usize) -> Vec<f32> {
-    spare(length).unwrap_or_else(|| vec![0.0; length])
+    let mut buffer = find(length).unwrap_or_else(|| vec![0.0; length]);
+    if cfg!(debug_assertions) {
+        buffer.fill(f32::NAN);
+    }
+    buffer
 }
 
 /// So many zeros.
 pub(super) fn zeros(length: usize) -> Vec<f32> {
-    match spare(length) {
+    match find(length) {
         Some(mut buffer) => {
             buffer.fill(0.0);
             buffer
@@ -75,26 +82,29 @@ pub(crate) fn give(buffer: Vec<f32>) {
     }
 }
 
-fn spare(length: usize) -> Option<Vec<f32>> {
-    let worth_asking = length + length / 2 >= LARGE;
-    worth_asking.then(|| SPARE.lock().unwrap_or_else(PoisonError::into_inner).take(length))?
+/// A buffer of so many numbers, if there is one.
+fn find(length: usize) -> Option<Vec<f32>> {
+    if length < LARGE {
+        return None;
+    }
+    let mut buffer = SPARE.lock().unwrap_or_else(PoisonError::into_inner).take(length)?;
+    buffer.resize(length, 0.0);
+    Some(buffer)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const NOTHING: Spare = Spare { buffers: Vec::new(), lent: Vec::new(), takes: 0 };
-
     #[test]
     fn a_buffer_serves_again_where_it_fits_and_not_forever() {
-        let mut spare = NOTHING;
+        let mut spare = Spare::NOTHING;
         assert!(spare.take(100).is_none());
         spare.give(vec![1.0; 100]);
         assert!(spare.take(101).is_none(), "it is too short");
         assert!(spare.take(66).is_none(), "a third of it would lie idle");
         let taken = spare.take(67).expect("it has room");
-        assert_eq!(taken, vec![1.0; 67]);
+        assert_eq!(taken, vec![1.0; 100], "as it was given");
         assert!(spare.take(67).is_none(), "somebody has it");
         spare.give(taken);
         let taken = spare.take(100).expect("it has the room it had");
@@ -109,7 +119,7 @@ mod tests {
 
     #[test]
     fn the_tightest_serves_and_of_several_the_latest() {
-        let mut spare = NOTHING;
+        let mut spare = Spare::NOTHING;
         for length in [120, 100, 100, 110] {
             assert!(spare.take(length).is_none());
         }
@@ -117,13 +127,13 @@ mod tests {
             spare.give(vec![number; length]);
         }
         for number in [3.0, 1.0, 4.0, 2.0] {
-            assert_eq!(spare.take(90).expect("there are four"), vec![number; 90]);
+            assert_eq!(spare.take(90).expect("there are four")[0], number);
         }
     }
 
     #[test]
     fn no_more_is_kept_than_was_taken() {
-        let mut spare = NOTHING;
+        let mut spare = Spare::NOTHING;
         for _ in 0..5 {
             let _ = spare.take(100);
             spare.give(vec![0.0; 100]);
@@ -131,9 +141,20 @@ mod tests {
             spare.give(vec![0.0; 90]);
         }
         assert_eq!(spare.buffers.len(), 1);
-        for _ in 0..=2 * PATIENCE {
-            let _ = spare.take(100);
+    }
+
+    #[test]
+    fn what_is_out_for_long_comes_back_all_the_same() {
+        let mut spare = Spare::NOTHING;
+        assert!(spare.take(100).is_none());
+        for _ in 0..2 * PATIENCE {
+            assert!(spare.take(1).is_none());
         }
-        assert!(spare.lent.len() as u64 <= PATIENCE + 1, "what never comes back is forgotten");
+        spare.give(vec![1.0; 100]);
+        assert!(spare.take(100).is_some());
+        for _ in 0..2 * MOST_LENT {
+            assert!(spare.take(1).is_none());
+        }
+        assert_eq!(spare.lent.len(), MOST_LENT, "what never comes back is forgotten");
     }
 }

@@ -4,7 +4,7 @@
 //! what comes out is handed to all the places where it stands; going back, the gradients of those
 //! places meet before they are multiplied.
 
-use super::linear;
+use super::{linear, spare};
 
 /// The distinct tokens of a sequence.
 #[derive(Clone, Debug)]
@@ -92,6 +92,7 @@ pub(crate) fn backward(
     for (&token, grad) in distinct.tokens.iter().zip(grad_rows.chunks_exact(d_embedding)) {
         grad_embedding[token as usize * d_embedding..][..d_embedding].copy_from_slice(grad);
     }
+    spare::give(grad_rows);
     Gradients {
         embedding: grad_embedding,
         weight: linear::grad_weight(&rows, table, width),

@@ -140,7 +140,7 @@ struct Sums {
 }
 
 impl Sums {
-    /// Room for the sums, in which only the table's are 0 and the bias's.
+    /// Room for the sums. The table's begin at 0 and the bias's; the others are written first.
     fn room(
         Dimensions { batch, hidden, .. }: Dimensions,
         input: Input<'_>,
@@ -449,6 +449,7 @@ fn side_by_side(parts: Vec<Vec<f32>>, lengths: &[usize]) -> Vec<f32> {
             rest = behind;
         }
     }
+    assert!(rest.is_empty(), "the parts have as many numbers in each turn");
     parts.into_iter().for_each(spare::give);
     numbers
 }
