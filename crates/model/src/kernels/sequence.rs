@@ -10,6 +10,7 @@
 
 mod backward;
 mod forward;
+mod joining;
 
 pub(crate) use backward::{Arguments, InputGradients, backward};
 pub(crate) use forward::{Forward, forward};

@@ -2,6 +2,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::joining::{added, side_by_side, step_by_step};
 use super::{Dimensions, Input, Saved, SavedPart, Share, rows_of, steps_per_chunk};
 use crate::kernels::advance::advance;
 use crate::kernels::exchange::Exchange;
@@ -420,36 +421,4 @@ fn join(dimensions: Dimensions, input: Input<'_>, mut parts: Vec<Part<'_>>) -> G
     take(|part| &mut part.gates).into_iter().for_each(spare::give);
     take(|part| &mut part.cells).into_iter().for_each(spare::give);
     gradients
-}
-
-/// The sums of what all parts have for the same places.
-fn added(mut parts: Vec<Vec<f32>>) -> Vec<f32> {
-    let mut sums = parts.remove(0);
-    for part in parts {
-        add(&mut sums, &part);
-        spare::give(part);
-    }
-    sums
-}
-
-/// What each part has of every step.
-fn step_by_step(parts: Vec<Vec<f32>>, steps: usize) -> Vec<f32> {
-    let lengths: Vec<usize> = parts.iter().map(|part| part.len() / steps).collect();
-    side_by_side(parts, &lengths)
-}
-
-/// So many numbers of each part in turns.
-fn side_by_side(parts: Vec<Vec<f32>>, lengths: &[usize]) -> Vec<f32> {
-    let mut numbers = spare::take(parts.iter().map(Vec::len).sum());
-    let mut rest = numbers.as_mut_slice();
-    for turn in 0..parts[0].len() / lengths[0] {
-        for (part, &length) in parts.iter().zip(lengths) {
-            let (to, behind) = rest.split_at_mut(length);
-            to.copy_from_slice(&part[turn * length..][..length]);
-            rest = behind;
-        }
-    }
-    assert!(rest.is_empty(), "the parts have as many numbers in each turn");
-    parts.into_iter().for_each(spare::give);
-    numbers
 }
