@@ -111,37 +111,29 @@ fn block_of_rows<S: Simd>(
     to: &mut [f32],
 ) {
     let onto = onto.from(place.first);
-    match (S::REGISTER_COUNT, place.width > S::F32_LANES) {
-        (32.., true) => {
-            simd.vectorize(OuterTile::<8, 2> { block, first: 0, rows, panel, place, onto, to })
-        }
-        (32.., false) => {
-            simd.vectorize(OuterTile::<8, 1> { block, first: 0, rows, panel, place, onto, to })
-        }
-        (_, wide) => {
-            for first in (0..rows).step_by(4) {
-                let (rows, to) = (4.min(rows - first), &mut to[first * place.columns..]);
-                match wide {
-                    true => simd.vectorize(OuterTile::<4, 2> {
-                        block,
-                        first,
-                        rows,
-                        panel,
-                        place,
-                        onto,
-                        to,
-                    }),
-                    false => simd.vectorize(OuterTile::<4, 1> {
-                        block,
-                        first,
-                        rows,
-                        panel,
-                        place,
-                        onto,
-                        to,
-                    }),
-                }
-            }
+    match S::REGISTER_COUNT {
+        32.. => tiles::<S, 8>(simd, block, rows, panel, place, onto, to),
+        _ => tiles::<S, 4>(simd, block, rows, panel, place, onto, to),
+    }
+}
+
+/// The same, `HIGH` rows at a time.
+#[inline(always)]
+fn tiles<S: Simd, const HIGH: usize>(
+    simd: S,
+    block: &[[f32; BLOCK]],
+    rows: usize,
+    panel: &[PanelRow],
+    place: Place,
+    onto: Onto<'_>,
+    to: &mut [f32],
+) {
+    for first in (0..rows).step_by(HIGH) {
+        let (rows, to) = (HIGH.min(rows - first), &mut to[first * place.columns..]);
+        if place.width > S::F32_LANES {
+            simd.vectorize(OuterTile::<HIGH, 2> { block, first, rows, panel, place, onto, to });
+        } else {
+            simd.vectorize(OuterTile::<HIGH, 1> { block, first, rows, panel, place, onto, to });
         }
     }
 }
