@@ -17,3 +17,5 @@ mod shapes;
 mod state;
 /// The devices under test, and how closely values must agree.
 mod support;
+/// Writing on a GPU against writing on the CPU.
+mod writer;

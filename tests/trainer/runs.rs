@@ -2,7 +2,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::essence::assert_same;
 use crate::program::{CPU, Folder, TRAIN, done, text, tiny, with};
@@ -197,6 +197,19 @@ fn generation_follows_from_its_seed() {
         "0",
     ]);
     assert_eq!(skipped.stdout, "le temps\n");
+
+    // Several at a time: the first is the single one.
+    let texts = generate(&["--seed", "1", "--texts", "2"]);
+    let (head, second) = texts.split_once("\n==> 2 of 2 <==\n").unwrap();
+    assert_eq!(format!("{head}\n"), format!("==> 1 of 2 <==\n{first}"));
+    assert!(second.starts_with("le temps") && second != first);
+    let lines = generate(&["--seed", "1", "--texts", "2", "--json"]);
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    for (index, (line, text)) in lines.iter().zip([first.as_str(), second]).enumerate() {
+        assert_eq!((&line["text"], &line["prompt"]), (&json!(index + 1), &json!("le temps")));
+        assert_eq!(format!("le temps{}\n", line["written"].as_str().unwrap()), text);
+    }
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use burn::tensor::Tensor;
 
-use crate::kernels::decoding::{Between, HeadWeights, LayerWeights, Stack};
-use crate::kernels::{cross_entropy, linear};
+use crate::kernels::decoding::{Between, HeadWeights, LayerWeights, NetworkWeights, Stack};
+use crate::kernels::linear;
 use crate::{CharLstm, LayerNorm};
 
 /// A [`CharLstm`] that makes one step after the other, for some lanes at once, on the CPU:
@@ -40,35 +40,8 @@ impl Decoder {
     /// Where there is no lane, or the network does not compute in float32.
     pub fn new(network: &CharLstm, lanes: usize) -> Self {
         assert!(lanes > 0, "a decoder has at least one lane");
-        let norms = &network.lstm.norms;
-        let layers = network.lstm.layers.iter().enumerate().map(|(index, cell)| {
-            let hidden = cell.d_hidden();
-            let bias = cell
-                .bias()
-                .unwrap_or_else(|| Tensor::zeros([4 * hidden], &cell.weight_input.val().device()));
-            let below = index.checked_sub(1).and_then(|below| norms.get(below));
-            let (input, bias) = behind(below, cell.weight_input.val(), bias);
-            let (input, bias) = (numbers(input), numbers(bias));
-            let recurrent = numbers(cell.weight_recurrent.val());
-            match index {
-                0 => {
-                    let embedding = numbers(network.embedding.val());
-                    let start = linear::forward(&embedding, &input, &bias);
-                    LayerWeights { hidden, start, input: None, recurrent }
-                }
-                _ => LayerWeights { hidden, start: bias, input: Some(input), recurrent },
-            }
-        });
-        let layers: Vec<LayerWeights> = layers.collect();
-        let (weight, bias) = behind(norms.last(), network.head_weight(), network.head_bias.val());
-        let head = HeadWeights { weight: numbers(weight), bias: numbers(bias) };
-        let vocabulary = network.vocabulary();
-        let between = match (norms.is_empty(), network.lstm.residual) {
-            (false, _) => Between::Normalised,
-            (true, true) => Between::Added,
-            (true, false) => Between::Nothing,
-        };
-        Self { stack: Stack::new(&layers, &head, lanes, between), lanes, vocabulary }
+        let weights = read_weights(network);
+        Self { stack: Stack::new(&weights, lanes), lanes, vocabulary: network.vocabulary() }
     }
 
     /// Reads one token in every lane; returns the scores of the tokens that may follow.
@@ -109,12 +82,41 @@ impl Decoder {
     }
 }
 
-/// The numerators of softmax(logits / temperature), into `weights`: e to the power of every logit's
-/// distance from the highest over the temperature. Returns their sum, the denominator.
+/// Brings a network's weights to the host, as steps without gradients want them: with what stands in
+/// front of a linear map put into it where that can be.
 ///
-/// What is too unlikely for a float32 has e⁻⁸⁷.
-pub fn softmax_weights(logits: &[f32], temperature: f32, weights: &mut Vec<f32>) -> f32 {
-    cross_entropy::softmax_weights(logits, temperature, weights)
+/// # Panics
+///
+/// Where the network does not compute in float32.
+pub(crate) fn read_weights(network: &CharLstm) -> NetworkWeights {
+    let norms = &network.lstm.norms;
+    let layers = network.lstm.layers.iter().enumerate().map(|(index, cell)| {
+        let hidden = cell.d_hidden();
+        let bias = cell
+            .bias()
+            .unwrap_or_else(|| Tensor::zeros([4 * hidden], &cell.weight_input.val().device()));
+        let below = index.checked_sub(1).and_then(|below| norms.get(below));
+        let (input, bias) = behind(below, cell.weight_input.val(), bias);
+        let (input, bias) = (numbers(input), numbers(bias));
+        let recurrent = numbers(cell.weight_recurrent.val());
+        match index {
+            0 => {
+                let embedding = numbers(network.embedding.val());
+                let start = linear::forward(&embedding, &input, &bias);
+                LayerWeights { hidden, start, input: None, recurrent }
+            }
+            _ => LayerWeights { hidden, start: bias, input: Some(input), recurrent },
+        }
+    });
+    let layers: Vec<LayerWeights> = layers.collect();
+    let (weight, bias) = behind(norms.last(), network.head_weight(), network.head_bias.val());
+    let head = HeadWeights { weight: numbers(weight), bias: numbers(bias) };
+    let between = match (norms.is_empty(), network.lstm.residual) {
+        (false, _) => Between::Normalised,
+        (true, true) => Between::Added,
+        (true, false) => Between::Nothing,
+    };
+    NetworkWeights { layers, head, between }
 }
 
 /// A linear map behind what normalises its input, as one behind an input of mean 0 and deviation 1.

@@ -62,11 +62,12 @@ mod parameters;
 mod random;
 mod sequence;
 mod state;
+mod writer;
 
 pub use adamw::AdamWStep;
 pub use cell::{CellState, LstmCell};
 pub use char_lstm::{CharLstm, CharLstmConfig, Initialization, TrainingLoss};
-pub use decoder::{Decoder, softmax_weights};
+pub use decoder::Decoder;
 pub use initializer::Initializer;
 pub use layer_norm::LayerNorm;
 pub use lstm::{Implementation, Lstm, LstmConfig};
@@ -75,3 +76,4 @@ pub use parameters::identify_parameters;
 pub use random::Seed;
 pub use sequence::SequenceInput;
 pub use state::LstmState;
+pub use writer::{Writer, choose};

@@ -222,6 +222,14 @@ pub struct GenerateArgs {
     /// Another seed writes another text.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// How many texts to write at a time, each with a seed of its own that follows from --seed; the
+    /// first is the one that is written without this. On a GPU where --device is one and there are
+    /// 8 or more, else on the CPU.
+    #[arg(long, value_name = "COUNT", default_value_t = 1, allow_negative_numbers = true)]
+    pub texts: usize,
+    /// Print a line of JSON per text.
+    #[arg(long)]
+    pub json: bool,
     /// Whether characters of the prompt that the model does not know are an error or skipped.
     #[arg(long, value_enum, default_value = "error")]
     pub unknown: UnknownPolicy,

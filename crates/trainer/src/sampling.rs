@@ -1,7 +1,7 @@
 //! Writing text with a model, one character at a time.
 
 use poquelin_data::Vocabulary;
-use poquelin_model::{CharLstm, Decoder, Seed, softmax_weights};
+use poquelin_model::{CharLstm, Decoder, Seed, Writer, choose};
 
 /// How the next character is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,6 +46,51 @@ pub fn generate<E>(
     Ok(())
 }
 
+/// Reads `prompt`, then writes as many `texts` of `length` characters, each behind a seed of its own;
+/// the first is the one that [`generate`] writes. Together they are written faster than one after
+/// the other, on a GPU where the network is on one.
+///
+/// # Panics
+///
+/// As [`generate`], and where no text is asked for.
+pub fn generate_texts(
+    network: &CharLstm,
+    prompt: &[u32],
+    texts: usize,
+    length: usize,
+    sampling: Sampling,
+) -> Vec<Vec<u32>> {
+    write_texts(Writer::new(network, texts, sampling.temperature), prompt, length, sampling)
+}
+
+fn write_texts(
+    mut writer: Writer,
+    prompt: &[u32],
+    length: usize,
+    sampling: Sampling,
+) -> Vec<Vec<u32>> {
+    /// Characters of each text between two readings from a GPU.
+    const PAGE: usize = 1024;
+    assert!(!prompt.is_empty(), "a prompt has at least one character");
+    let lane = |lane: u64| match lane {
+        0 => Sampler::new(sampling),
+        _ => Sampler::new(Sampling { seed: sampling.seed.derive("text", lane), ..sampling }),
+    };
+    let samplers: Vec<Sampler> = (0..writer.lanes() as u64).map(lane).collect();
+    let mut texts = vec![Vec::with_capacity(length); samplers.len()];
+    writer.read(prompt);
+    for start in (0..length).step_by(PAGE) {
+        let places = start..length.min(start + PAGE);
+        let uniforms: Vec<f64> = places
+            .flat_map(|place| samplers.iter().map(move |sampler| sampler.uniform(place)))
+            .collect();
+        for tokens in writer.write(&uniforms).chunks_exact(texts.len()) {
+            texts.iter_mut().zip(tokens).for_each(|(text, &token)| text.push(token));
+        }
+    }
+    texts
+}
+
 /// What the vocabulary has of `prompt`, or its first symbol where it has nothing.
 pub fn known_prompt(vocabulary: &Vocabulary, prompt: &str) -> Vec<u32> {
     match vocabulary.encode_known(prompt) {
@@ -86,32 +131,23 @@ impl Sampler {
         Self { temperature, seed: seed.derive("sampling", 0), weights: Vec::new() }
     }
 
-    /// Draws a token from softmax(logits / temperature).
+    /// Chooses the token at a place by what the model scores there.
     pub fn choose(&mut self, logits: &[f32], place: usize) -> u32 {
-        let Self { temperature, seed, weights } = self;
-        if *temperature == 0.0 {
-            let likeliest = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
-            return likeliest.expect("a vocabulary has at least one symbol").0 as u32;
-        }
-        let total = softmax_weights(logits, (*temperature as f32).max(f32::MIN_POSITIVE), weights);
-        // One number is all a place needs: that of its seed, in [0, 1).
-        let uniform = (seed.derive("", place as u64).value() >> 11) as f64 / (1_u64 << 53) as f64;
-        let mut left = uniform * f64::from(total);
-        for (token, &weight) in weights.iter().enumerate() {
-            left -= f64::from(weight);
-            if left < 0.0 {
-                return token as u32;
-            }
-        }
-        // Rounding can leave a crumb behind the last weight.
-        let heaviest = weights.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
-        heaviest.expect("a vocabulary has at least one symbol").0 as u32
+        choose(logits, self.temperature, self.uniform(place), &mut self.weights)
+    }
+
+    /// One number is all a place needs: that of its seed, in [0, 1).
+    fn uniform(&self, place: usize) -> f64 {
+        (self.seed.derive("", place as u64).value() >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use poquelin_model::CharLstmConfig;
+
     use super::*;
+    use crate::device::{Backend, DeviceChoice};
 
     #[test]
     fn draws_follow_the_probabilities() {
@@ -129,6 +165,27 @@ mod tests {
                 assert!((count / draws as f64 - weight / total).abs() < 0.015, "{counts:?}");
             }
         }
+    }
+
+    #[test]
+    fn the_first_of_many_texts_is_the_single_one() {
+        let mut backends = Backend::compiled_in();
+        let cpu = backends.find(|backend| matches!(backend, Backend::NdArray | Backend::Flex));
+        let Some(backend) = cpu else {
+            eprintln!("SKIPPED: writing, for this build has no CPU backend");
+            return;
+        };
+        let device = DeviceChoice { backend, index: None }.open().expect("a CPU is there");
+        let network = CharLstmConfig::new(20, 16).init(Seed::new(4), &device);
+        let sampling = Sampling { temperature: 0.9, seed: Seed::new(2) };
+        let mut single = Vec::new();
+        let Ok(()) = generate(&network, &[3, 7], 50, sampling, |token| {
+            single.push(token);
+            Ok::<(), std::convert::Infallible>(())
+        });
+        let texts = generate_texts(&network, &[3, 7], 3, 50, sampling);
+        assert_eq!(texts[0], single);
+        assert!(texts[0] != texts[1] && texts[1] != texts[2] && texts[0] != texts[2]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod layer;
 mod reading;
 #[cfg(all(test, feature = "wgpu"))]
 mod tests;
+mod writing;
 
 use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_storage_type;
@@ -23,6 +24,7 @@ use cubecl::prelude::*;
 
 use self::layer::{Limits, in_one, step_by_step};
 use self::reading::Reading;
+pub(crate) use self::writing::Writing;
 use super::{Kernels, Layer, LayerInput, Recurrence, plain};
 use crate::AdamWStep;
 

@@ -8,7 +8,7 @@ mod autodiff;
 #[cfg(any(feature = "ndarray", feature = "flex"))]
 mod cpu;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
-mod cube;
+pub(crate) mod cube;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(all(feature = "fusion", any(feature = "wgpu", feature = "cuda")))]

@@ -49,8 +49,15 @@ pub(crate) struct HeadWeights {
     pub(crate) bias: Vec<f32>,
 }
 
+/// A network's weights.
+pub(crate) struct NetworkWeights {
+    pub(crate) layers: Vec<LayerWeights>,
+    pub(crate) head: HeadWeights,
+    pub(crate) between: Between,
+}
+
 /// What becomes of a layer's hidden states before the one above, or the head, reads them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Between {
     /// They are read as they are.
     Nothing,
@@ -73,10 +80,8 @@ pub(crate) struct Stack {
 impl Stack {
     /// Packs the weights for so many lanes, with a state of zeros.
     pub(crate) fn new(
-        layers: &[LayerWeights],
-        head: &HeadWeights,
+        NetworkWeights { layers, head, between }: &NetworkWeights,
         lanes: usize,
-        between: Between,
     ) -> Self {
         /// Multiplications per thread that are worth meeting after each layer.
         const WORTH_MEETING: usize = 1 << 14;
@@ -88,7 +93,7 @@ impl Stack {
             arch: Arch::new(),
             lanes,
             vocabulary: head.bias.len(),
-            between,
+            between: *between,
             tokens: Stamped::new(lanes),
             states: layers.iter().map(states).collect(),
             scores: Stamped::new(lanes * head.bias.len()),

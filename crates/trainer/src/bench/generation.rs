@@ -1,16 +1,17 @@
 //! Writing one character after the other.
 
+use std::hint::black_box;
 use std::time::Duration;
 
 use burn::nn::{EmbeddingConfig, LinearConfig, LstmConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use poquelin_model::{CharLstmConfig, Decoder, Implementation as Path, Seed};
+use poquelin_model::{CharLstmConfig, Decoder, Implementation as Path, Seed, Writer};
 
 use super::{Implementation, Row, VOCABULARY, median_time};
 use crate::sampling::{Sampler, Sampling};
 
 pub(super) fn measure(row: &Row, implementation: Implementation, device: &Device) -> Duration {
-    let mut writer = Writer {
+    let mut writer = Hand {
         sampler: Sampler::new(Sampling { temperature: 1.0, seed: Seed::new(0) }),
         tokens: row.tokens().into_iter().map(|token| token as u32).collect(),
         place: 0,
@@ -18,6 +19,10 @@ pub(super) fn measure(row: &Row, implementation: Implementation, device: &Device
     match implementation {
         Implementation::Fused => {
             let network = CharLstmConfig::new(VOCABULARY, row.hidden).init(Seed::new(0), device);
+            let on_device = Writer::new(&network, row.batch, 1.0);
+            if on_device.is_on_device() {
+                return many(on_device, &writer.tokens[..1]);
+            }
             let mut decoder = Decoder::new(&network, row.batch);
             median_time(|| writer.choose(|tokens| decoder.step(tokens)))
         }
@@ -26,14 +31,23 @@ pub(super) fn measure(row: &Row, implementation: Implementation, device: &Device
     }
 }
 
+/// The time of a step of a GPU that makes many before the host hears of them.
+fn many(mut writer: Writer, tokens: &[u32]) -> Duration {
+    const STEPS: u32 = 256;
+    let uniforms: Vec<f64> =
+        (0..STEPS as usize * writer.lanes()).map(|k| (k as f64 * 0.618_034).fract()).collect();
+    writer.read(tokens);
+    median_time(|| drop(black_box(writer.write(&uniforms)))) / STEPS
+}
+
 /// The latest token of every lane, and who chooses the next.
-struct Writer {
+struct Hand {
     sampler: Sampler,
     tokens: Vec<u32>,
     place: usize,
 }
 
-impl Writer {
+impl Hand {
     /// Lets `read` score what may follow the latest tokens, and chooses.
     fn choose<'a>(&mut self, read: impl FnOnce(&[u32]) -> &'a [f32]) {
         let logits = read(&self.tokens);
@@ -52,7 +66,7 @@ impl Writer {
     }
 }
 
-fn reference(row: &Row, mut writer: Writer, device: &Device) -> Duration {
+fn reference(row: &Row, mut writer: Hand, device: &Device) -> Duration {
     let mut network = CharLstmConfig::new(VOCABULARY, row.hidden).init(Seed::new(0), device);
     network.lstm.implementation = Path::Reference;
     let mut state = None;
@@ -65,7 +79,7 @@ fn reference(row: &Row, mut writer: Writer, device: &Device) -> Duration {
     })
 }
 
-fn burns(row: &Row, mut writer: Writer, device: &Device) -> Duration {
+fn burns(row: &Row, mut writer: Hand, device: &Device) -> Duration {
     let embedding = EmbeddingConfig::new(VOCABULARY, row.hidden).init(device);
     let lstm = LstmConfig::new(row.hidden, row.hidden, true).init(device);
     let head = LinearConfig::new(row.hidden, VOCABULARY).init(device);

@@ -5,12 +5,13 @@ use std::path::Path;
 
 use poquelin_data::{Units, Vocabulary};
 use poquelin_model::Seed;
+use serde::Serialize;
 
 use crate::cli::{GenerateArgs, UnknownPolicy};
 use crate::error::Error;
 use crate::model_file::{Contents, Header};
 use crate::run_folder::find_model;
-use crate::sampling::{Sampling, generate, known_prompt};
+use crate::sampling::{Sampling, generate, generate_texts, known_prompt};
 use crate::threads;
 
 /// Writes a text, character by character as the model makes it.
@@ -27,6 +28,13 @@ pub fn run(args: &GenerateArgs) -> Result<(), Error> {
             flag: "--temperature",
             expected: "a number of at least 0",
             got: temperature.to_string(),
+        });
+    }
+    if args.texts == 0 {
+        return Err(Error::Option {
+            flag: "--texts",
+            expected: "at least 1",
+            got: args.texts.to_string(),
         });
     }
     threads::run(config.train.threads, || write(args, &path, contents, temperature))
@@ -50,13 +58,48 @@ fn write(
         return Err(Error::EmptyPrompt);
     }
 
+    let sampling = Sampling { temperature, seed: Seed::new(args.seed) };
+    if args.texts > 1 || args.json {
+        let texts = generate_texts(&network, &tokens, args.texts, args.length, sampling);
+        return print_texts(args, vocabulary, &tokens, &texts);
+    }
     let mut output = TextOutput::new(vocabulary);
     if args.prompt.is_some() {
         tokens.iter().try_for_each(|&token| output.write(token))?;
     }
-    let sampling = Sampling { temperature, seed: Seed::new(args.seed) };
     generate(&network, &tokens, args.length, sampling, |token| output.write(token))?;
     output.finish()
+}
+
+/// A text, as `--json` prints it.
+#[derive(Serialize)]
+struct Text {
+    /// Which of those that were written together, from 1 on.
+    text: usize,
+    /// What the model read first.
+    prompt: String,
+    /// What it wrote behind that.
+    written: String,
+}
+
+/// Texts one after the other, each behind a line that says which.
+fn print_texts(
+    args: &GenerateArgs,
+    vocabulary: &Vocabulary,
+    prompt: &[u32],
+    texts: &[Vec<u32>],
+) -> Result<(), Error> {
+    let shown = if args.prompt.is_some() { prompt } else { &[] };
+    for (index, tokens) in texts.iter().enumerate() {
+        if args.json {
+            let (prompt, written) = (vocabulary.decode(prompt), vocabulary.decode(tokens));
+            super::print_json(&Text { text: index + 1, prompt, written })?;
+        } else {
+            let text = vocabulary.decode(&[shown, tokens].concat());
+            super::print(&format!("==> {} of {} <==\n{text}", index + 1, texts.len()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Standard output, a token at a time: characters as they come, bytes of one all together, since

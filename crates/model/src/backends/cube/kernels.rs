@@ -7,12 +7,14 @@
 mod pointwise;
 mod sequence;
 mod step;
+mod writing;
 
 use cubecl::prelude::*;
 
 pub(super) use pointwise::{adamw, softmax_loss, sum_by_token};
 pub(super) use sequence::{Extent, sequence_backward, sequence_forward};
 pub(super) use step::{step_backward, step_forward};
+pub(super) use writing::{WritingExtent, write};
 
 /// 1 / (1 + e⁻ˣ). Beyond 80 it is 0 or 1 to the last bit, and the exponential may not be a number.
 #[cube]

@@ -7,6 +7,7 @@ use burn_cubecl::cubecl::Device as CubeDevice;
 
 use super::layer::{Division, Sequence};
 use super::*;
+use crate::kernels::decoding::{Between, HeadWeights, LayerWeights, NetworkWeights};
 
 fn device() -> Option<CubeDevice> {
     let device = Device::enumerate(DeviceType::Wgpu).into_vec().into_iter().next();
@@ -178,4 +179,42 @@ fn large_weights_and_small_devices_go_step_by_step() {
     assert_eq!(division(256, 1, 32, 4096).map(lanes), None, "too many for a unit");
     assert_eq!(division(256, 1, 256, 2000).map(lanes), None, "too many for a group's memory");
     assert_eq!(division(257, 1, 1024, 8192).map(lanes), None, "a large weight");
+}
+
+/// However lanes and units are divided.
+#[test]
+fn every_division_of_the_work_writes_the_same() {
+    let Some(device) = device() else { return };
+    let numbers = |n: usize, count: usize| -> Vec<f32> {
+        (0..count).map(|k| 0.5 * ((k * (n + 2)) as f32 * 0.37 + n as f32).cos()).collect()
+    };
+    let (hidden, vocabulary, lanes) = (20, 11, 6);
+    let layer = |start, input: Option<Vec<f32>>, n| LayerWeights {
+        hidden,
+        start,
+        input,
+        recurrent: numbers(n, 4 * hidden * hidden),
+    };
+    let weights = NetworkWeights {
+        layers: vec![
+            layer(numbers(1, vocabulary * 4 * hidden), None, 2),
+            layer(numbers(3, 4 * hidden), Some(numbers(4, 4 * hidden * hidden)), 5),
+        ],
+        head: HeadWeights { weight: numbers(6, hidden * vocabulary), bias: numbers(7, vocabulary) },
+        between: Between::Nothing,
+    };
+    let limits = |units, shared, cubes, of_unit| Limits { units, shared, cubes, of_unit };
+    let write = |limits| {
+        let mut writing = Writing::within(limits, &device, &weights, lanes, 1.5)?;
+        let given: Vec<u32> = (0..2 * lanes as u32).map(|k| k % vocabulary as u32).collect();
+        let uniforms: Vec<f32> = (0..70 * lanes).map(|k| (k as f32 * 0.618).fract()).collect();
+        Some(writing.write(&given, &uniforms))
+    };
+    let alone = write(limits(256, 8192, 64, 1)).expect("a lane for each cube");
+    assert_eq!(write(limits(256, 8192, 1, 1)), Some(alone.clone()), "four lanes of a cube");
+    assert_eq!(write(limits(256, 8192, 2, 3)), Some(alone.clone()), "two, and units of three");
+    assert_eq!(write(limits(4, 8192, 1, 1)), Some(alone.clone()), "units of five");
+    assert_eq!(write(limits(256, 60, 1, 1)), Some(alone), "little shared memory");
+    assert_eq!(write(limits(2, 8192, 1, 1)), None, "more hidden units than a unit holds");
+    assert_eq!(write(limits(256, 50, 1, 1)), None, "too little shared memory");
 }
