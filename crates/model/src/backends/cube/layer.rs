@@ -28,6 +28,8 @@ pub(super) struct Division {
     pub(super) lanes: usize,
     /// Hidden units of a unit of the device, at most.
     pub(super) of_unit: usize,
+    /// Rows of the weight that a cube keeps in shared memory.
+    pub(super) held: usize,
 }
 
 /// What a device can do at a time.
@@ -40,23 +42,28 @@ pub(super) struct Limits {
     pub(super) cubes: usize,
     /// Hidden units that each unit should have, so that it does more with what it reads.
     pub(super) of_unit: usize,
+    /// Whether shared memory is nearer than the cache, which a program that plays a card makes of
+    /// the same.
+    pub(super) is_card: bool,
 }
 
 impl Limits {
     pub(super) fn of(client: &Client) -> Self {
         let properties = client.properties();
         let hardware = &properties.hardware;
-        let (cubes, of_unit) = match properties.identity.physical {
+        let is_card = properties.identity.physical.is_some();
+        let (cubes, of_unit) = match is_card {
             // Many units hide each other's waiting.
-            Some(_) => (hardware.num_streaming_multiprocessors.map_or(64, |n| n as usize), 1),
+            true => (hardware.num_streaming_multiprocessors.map_or(64, |n| n as usize), 1),
             // A program that plays a card has as many at a time as there are cores.
-            None => (std::thread::available_parallelism().map_or(1, usize::from), 4),
+            false => (std::thread::available_parallelism().map_or(1, usize::from), 4),
         };
         Self {
             units: hardware.max_units_per_cube.min(hardware.max_cube_dim.0) as usize,
             shared: hardware.max_shared_memory_size / size_of::<f32>(),
             cubes,
             of_unit,
+            is_card,
         }
     }
 }
@@ -74,26 +81,32 @@ impl Sequence {
         let Self { batch, hidden, .. } = self;
         let units = hidden.div_ceil(limits.of_unit).min(MOST_UNITS).min(limits.units);
         let of_unit = hidden.div_ceil(units);
-        // On the way back, two copies of the four gates of each lane.
-        let room = limits.shared / (8 * hidden);
-        if hidden > MOST_HIDDEN || of_unit > MOST_OF_UNIT || room == 0 {
+        // In rows of a weight, a hidden unit's four gates each. On the way back a lane has two.
+        let room = limits.shared / (4 * hidden);
+        if hidden > MOST_HIDDEN || of_unit > MOST_OF_UNIT || room < 2 {
             return None;
         }
-        let lanes = (batch / limits.cubes).clamp(1, MOST_LANES.min(room));
-        Some(Division { lanes, of_unit })
+        let lanes = (batch / limits.cubes).clamp(1, MOST_LANES.min(room / 2));
+        // Where a multiprocessor has one cube, it has all of the memory.
+        let is_alone = batch.div_ceil(lanes) <= limits.cubes;
+        let held = match limits.is_card && is_alone {
+            true => hidden.min(room - 2 * lanes),
+            false => 0,
+        };
+        Some(Division { lanes, of_unit, held })
     }
 }
 
 /// A layer in one launch, and one for the way back.
 pub(super) fn in_one(
     sequence: Sequence,
-    Division { lanes, of_unit }: Division,
+    Division { lanes, of_unit, held }: Division,
     reading: Reading,
     Recurrence { weight, h, c }: Recurrence<CubeBackend>,
     keep: bool,
 ) -> Layer<CubeBackend> {
     let Sequence { steps, batch, hidden } = sequence;
-    let extent = Extent { hidden, lanes, of_unit, keep, by_token: reading.tokens.is_some() };
+    let extent = Extent { hidden, lanes, of_unit, held, keep, by_token: reading.tokens.is_some() };
     let (h, c) = (into_contiguous(h), into_contiguous(c));
     let weight = swap_gates(weight, Axes::Blocks);
     let products = reading.products();

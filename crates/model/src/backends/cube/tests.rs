@@ -59,10 +59,12 @@ fn assert_close(name: &str, got: CubeTensor, expected: CubeTensor) {
 #[test]
 fn every_division_of_the_work_makes_the_plain_layer() {
     let Some(device) = device() else { return };
-    let divisions = [(1, 1), (2, 1), (1, 2), (3, 4)];
-    let divisions = divisions.map(|(lanes, of_unit)| Some(Division { lanes, of_unit }));
+    let divisions = [(1, 1, 0), (2, 1, 1), (1, 2, 0), (3, 4, usize::MAX)];
     for [steps, batch, hidden] in [[1, 1, 1], [5, 3, 7], [4, 5, 33]] {
         let sequence = Sequence { steps, batch, hidden };
+        let divisions = divisions.map(|(lanes, of_unit, held)| {
+            Some(Division { lanes, of_unit, held: hidden.min(held) })
+        });
         let (weight, bias) =
             (tensor(1, [4, 4 * hidden], &device), tensor(2, [4 * hidden], &device));
         let tokens: Vec<i32> = (0..steps * batch).map(|k| (k * k % 6) as i32).collect();
@@ -169,6 +171,7 @@ fn large_weights_and_small_devices_go_step_by_step() {
             shared,
             cubes: 64,
             of_unit: 1,
+            is_card: true,
         })
     };
     let (lanes, of_unit) = (|d: Division| d.lanes, |d: Division| d.of_unit);
@@ -179,6 +182,10 @@ fn large_weights_and_small_devices_go_step_by_step() {
     assert_eq!(division(256, 1, 32, 4096).map(lanes), None, "too many for a unit");
     assert_eq!(division(256, 1, 256, 2000).map(lanes), None, "too many for a group's memory");
     assert_eq!(division(257, 1, 1024, 8192).map(lanes), None, "a large weight");
+    let held = |d: Division| d.held;
+    assert_eq!(division(64, 1, 1024, 1 << 15).map(held), Some(64), "the whole weight");
+    assert_eq!(division(128, 1, 1024, 1 << 14).map(held), Some(30), "what there is room for");
+    assert_eq!(division(128, 999, 1024, 1 << 14).map(held), Some(0), "cubes that share memory");
 }
 
 /// However lanes and units are divided.
@@ -203,7 +210,8 @@ fn every_division_of_the_work_writes_the_same() {
         head: HeadWeights { weight: numbers(6, hidden * vocabulary), bias: numbers(7, vocabulary) },
         between: Between::Nothing,
     };
-    let limits = |units, shared, cubes, of_unit| Limits { units, shared, cubes, of_unit };
+    let limits =
+        |units, shared, cubes, of_unit| Limits { units, shared, cubes, of_unit, is_card: true };
     let write = |limits| {
         let mut writing = Writing::within(limits, &device, &weights, lanes, 1.5)?;
         let given: Vec<u32> = (0..2 * lanes as u32).map(|k| k % vocabulary as u32).collect();

@@ -16,6 +16,8 @@ pub(in crate::backends::cube) struct Extent {
     pub(in crate::backends::cube) lanes: usize,
     /// Hidden units of a unit of the device, at most.
     pub(in crate::backends::cube) of_unit: usize,
+    /// Rows of the weight, the first ones, that a cube keeps in shared memory.
+    pub(in crate::backends::cube) held: usize,
     /// Whether gates and cell states of all steps are kept.
     pub(in crate::backends::cube) keep: bool,
     /// Whether products are those of the vocabulary, a row for each token.
@@ -52,9 +54,11 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int>(
 
     // Two copies in turns: one is read while the other is written.
     let mut states = Shared::<[f32]>::new_slice(comptime!(2 * lanes * hidden));
+    let mut near = Shared::<[Gates]>::new_slice(comptime!((extent.held * hidden).max(1)));
     let mut cell = Array::<f32>::new(comptime!(of_unit * lanes));
     let mut sums = Array::<Gates>::new(comptime!(of_unit * lanes));
 
+    hold(weight, &mut near, extent);
     #[unroll]
     for own in 0..of_unit {
         let u = own * units + unit;
@@ -92,23 +96,11 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int>(
                 }
             }
         }
-        for k in 0..hidden {
-            let mut state = Array::<f32>::new(lanes);
-            #[unroll]
-            for l in 0..lanes {
-                state[l] = states[read + l * hidden + k];
-            }
-            #[unroll]
-            for own in 0..of_unit {
-                let u = own * units + unit;
-                if u < hidden {
-                    let w = weight[k * hidden + u];
-                    #[unroll]
-                    for l in 0..lanes {
-                        sums[own * lanes + l] += w * Gates::new(state[l]);
-                    }
-                }
-            }
+        for k in 0..extent.held {
+            add_row(&mut sums, &states, read, weight, &near, k, true, extent);
+        }
+        for k in extent.held..hidden {
+            add_row(&mut sums, &states, read, weight, &near, k, false, extent);
         }
         #[unroll]
         for own in 0..of_unit {
@@ -180,9 +172,11 @@ pub(in crate::backends::cube) fn sequence_backward(
 
     // The gradients of the gates' sums one step later; two copies in turns.
     let mut later = Shared::<[Gates]>::new_slice(comptime!(2 * lanes * hidden));
+    let mut near = Shared::<[Gates]>::new_slice(comptime!((extent.held * hidden).max(1)));
     let mut of_c = Array::<f32>::new(comptime!(of_unit * lanes));
     let mut sums = Array::<Gates>::new(comptime!(of_unit * lanes));
 
+    hold(weight, &mut near, extent);
     #[unroll]
     for own in 0..of_unit {
         let u = own * units + unit;
@@ -205,23 +199,11 @@ pub(in crate::backends::cube) fn sequence_backward(
             sums[index] = Gates::new(0.0f32);
         }
         if round > 0 {
-            for k in 0..hidden {
-                let mut gradient = Array::<Gates>::new(lanes);
-                #[unroll]
-                for l in 0..lanes {
-                    gradient[l] = later[read + l * hidden + k];
-                }
-                #[unroll]
-                for own in 0..of_unit {
-                    let u = own * units + unit;
-                    if u < hidden {
-                        let w = weight[k * hidden + u];
-                        #[unroll]
-                        for l in 0..lanes {
-                            sums[own * lanes + l] += w * gradient[l];
-                        }
-                    }
-                }
+            for k in 0..extent.held {
+                add_row_back(&mut sums, &later, read, weight, &near, k, true, extent);
+            }
+            for k in extent.held..hidden {
+                add_row_back(&mut sums, &later, read, weight, &near, k, false, extent);
             }
         }
         #[unroll]
@@ -266,5 +248,91 @@ pub(in crate::backends::cube) fn sequence_backward(
             }
         }
         sync_cube();
+    }
+}
+
+/// A unit keeps its own hidden units' columns of the first rows of the weight: nobody else reads them,
+/// and nobody has to wait for them.
+#[cube]
+fn hold(weight: &[Gates], near: &mut Shared<[Gates]>, #[comptime] extent: Extent) {
+    for k in 0..extent.held {
+        #[unroll]
+        for own in 0..extent.of_unit {
+            let u = own * CUBE_DIM_X as usize + UNIT_POS_X as usize;
+            if u < extent.hidden {
+                near[k * extent.hidden + u] = weight[k * extent.hidden + u];
+            }
+        }
+    }
+}
+
+/// The weight of a hidden unit in a row.
+#[cube]
+fn weight_at(
+    weight: &[Gates],
+    near: &Shared<[Gates]>,
+    place: usize,
+    #[comptime] is_near: bool,
+) -> Gates {
+    if comptime!(is_near) { near[place] } else { weight[place] }
+}
+
+/// Adds the products of the lanes' hidden states k, which begin at `first`, with row k of the weight.
+#[cube]
+fn add_row(
+    sums: &mut Array<Gates>,
+    states: &Shared<[f32]>,
+    first: usize,
+    weight: &[Gates],
+    near: &Shared<[Gates]>,
+    k: usize,
+    #[comptime] is_near: bool,
+    #[comptime] extent: Extent,
+) {
+    let mut state = Array::<f32>::new(extent.lanes);
+    #[unroll]
+    for l in 0..extent.lanes {
+        state[l] = states[first + l * extent.hidden + k];
+    }
+    #[unroll]
+    for own in 0..extent.of_unit {
+        let u = own * CUBE_DIM_X as usize + UNIT_POS_X as usize;
+        if u < extent.hidden {
+            let w = weight_at(weight, near, k * extent.hidden + u, is_near);
+            #[unroll]
+            for l in 0..extent.lanes {
+                sums[own * extent.lanes + l] += w * Gates::new(state[l]);
+            }
+        }
+    }
+}
+
+/// The same of the gradients of the gates of hidden unit k, gate by gate.
+#[cube]
+fn add_row_back(
+    sums: &mut Array<Gates>,
+    later: &Shared<[Gates]>,
+    first: usize,
+    weight: &[Gates],
+    near: &Shared<[Gates]>,
+    k: usize,
+    #[comptime] is_near: bool,
+    #[comptime] extent: Extent,
+) {
+    let mut gradient = Array::<Gates>::new(extent.lanes);
+    #[unroll]
+    for l in 0..extent.lanes {
+        gradient[l] = later[first + l * extent.hidden + k];
+    }
+    #[unroll]
+    for own in 0..extent.of_unit {
+        let u = own * CUBE_DIM_X as usize + UNIT_POS_X as usize;
+        if u < extent.hidden {
+            let w = weight_at(weight, near, k * extent.hidden + u, is_near);
+            #[unroll]
+            for l in 0..extent.lanes {
+                sums[own * extent.lanes + l] += w * gradient[l];
+            }
+        }
     }
 }
