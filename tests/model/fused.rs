@@ -3,7 +3,7 @@ use burn::optim::{AdamWConfig, Optimizer};
 use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 use poquelin_model::{
     AdamWStep, CellState, CharLstm, CharLstmConfig, Implementation, Lstm, LstmConfig, LstmState,
-    Seed, SequenceInput,
+    Seed, SequenceInput, devices as kinds,
 };
 
 use crate::support::{cosines, cpus, devices, relative_error, tensor, values};
@@ -97,6 +97,27 @@ fn on_a_gpu_too_the_fused_layer_is_the_reference() {
             // The device's own exponentials differ by some units in the last place.
             assert_reference(name, shape, 1e-4, &device.clone().autodiff());
         }
+    }
+}
+
+/// On a CPU, which computes in float32 whatever is asked, and on a GPU nearly.
+#[test]
+fn half_of_a_weight_is_nearly_all_of_it() {
+    for (name, device) in devices() {
+        let (has_half, device) = (kinds::has_half(&device), device.autodiff());
+        let lstm = LstmConfig::new(5, 40).init(Seed::new(1), &device);
+        let run = |implementation| run(&lstm, implementation, [6, 3, 5], true, &device);
+        let expected = run(Implementation::Fused);
+        for ((value, got), (_, expected)) in run(Implementation::Half).iter().zip(&expected) {
+            if !has_half {
+                assert_eq!(got, expected, "{name}, {value}");
+                continue;
+            }
+            let error = relative_error(got, expected);
+            // float16 has 11 bits, bfloat16 8.
+            assert!(error <= 1e-2, "{name}, {value}: {error:e}");
+        }
+        assert!(name == "wgpu" || !has_half, "{name} is a CPU");
     }
 }
 

@@ -86,6 +86,7 @@ fn configurations() {
     set(&folder, "schedule.kind=cosin", &["schedule.kind", "cosin"]);
     set(&folder, "model.hidden=99999999999", &["model.hidden: expected a model of at most"]);
     set(&folder, "train.threads=100000", &["train.threads"]);
+    set(&folder, "train.half=true", &["train.half: expected false: this device reads no 16-bit"]);
     set(&folder, "train.epochs=10000000000", &["train.epochs"]);
     set(&folder, "data.test=0", &["data.test: expected a share above 0"]);
     set(&folder, "data.test=0.0005", &["the test part", "1 characters are too few to score"]);

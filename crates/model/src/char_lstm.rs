@@ -84,6 +84,9 @@ pub struct CharLstmConfig {
     /// How the weights are drawn.
     #[config(default = "Initialization::Poquelin")]
     pub initialization: Initialization,
+    /// How the recurrence is computed.
+    #[config(default = "Implementation::Fused")]
+    pub implementation: Implementation,
 }
 
 impl CharLstmConfig {
@@ -110,7 +113,8 @@ impl CharLstmConfig {
             .with_locked(self.locked)
             .with_dropconnect(self.dropconnect)
             .with_layer_norm(self.layer_norm)
-            .with_residual(self.residual);
+            .with_residual(self.residual)
+            .with_implementation(self.implementation);
         let (lstm, head, head_bias) = match self.initialization {
             Initialization::Poquelin => (lstm, Initializer::XavierUniform, Initializer::Zeros),
             Initialization::Pytorch => {
@@ -327,7 +331,9 @@ impl CharLstm {
         let targets = targets.swap_dims(0, 1).reshape([count]);
         let (weight, bias) = (self.head_weight(), self.head_bias.val());
         match self.lstm.implementation {
-            Implementation::Fused => ops::linear_cross_entropy(outputs, weight, bias, targets),
+            Implementation::Fused | Implementation::Half => {
+                ops::linear_cross_entropy(outputs, weight, bias, targets)
+            }
             Implementation::Reference => {
                 cross_entropy(outputs.matmul(weight) + bias.unsqueeze(), targets)
             }

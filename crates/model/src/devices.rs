@@ -35,6 +35,16 @@ pub struct Hardware {
     pub subgroup: usize,
 }
 
+/// Whether the device is a GPU that reads 16-bit numbers: float16, or else bfloat16. Opens the device.
+pub fn has_half(device: &Device) -> bool {
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    if let DispatchDevice::Cube(device) = device.clone().without_autodiff().as_dispatch() {
+        return crate::backends::cube::half(&device.client()).is_some();
+    }
+    let _ = device;
+    false
+}
+
 /// What the device is; `None` for a CPU backend. Opens the device.
 pub fn hardware(device: &Device) -> Option<Hardware> {
     #[cfg(any(feature = "wgpu", feature = "cuda"))]

@@ -25,7 +25,8 @@ use crate::{AdamWStep, CellState, SequenceInput};
     Autodiff: cfg(any(feature = "ndarray", feature = "flex", feature = "wgpu", feature = "cuda")),
 )]
 pub trait LstmOps: Backend {
-    /// A layer's recurrence over a whole sequence, from the input's share of the gates.
+    /// A layer's recurrence over a whole sequence, from the input's share of the gates; with `half` a
+    /// device may read the recurrent weights as 16-bit numbers.
     ///
     /// # Shapes
     ///
@@ -38,6 +39,7 @@ pub trait LstmOps: Backend {
         weight: FloatTensor<Self>,
         h: FloatTensor<Self>,
         c: FloatTensor<Self>,
+        half: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// A layer over a whole sequence of vectors.
@@ -57,6 +59,7 @@ pub trait LstmOps: Backend {
         weight_recurrent: FloatTensor<Self>,
         h: FloatTensor<Self>,
         c: FloatTensor<Self>,
+        half: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// A layer over a whole sequence of embedded tokens, each distinct one of which is multiplied
@@ -68,6 +71,7 @@ pub trait LstmOps: Backend {
     /// - embedding: `[V, E]`
     /// - weight_input: `[E, 4H]`
     /// - all others: as of [`lstm_layer`](Self::lstm_layer)
+    #[allow(clippy::too_many_arguments, reason = "a layer has so many")]
     fn lstm_token_layer(
         tokens: IntTensor<Self>,
         embedding: FloatTensor<Self>,
@@ -76,6 +80,7 @@ pub trait LstmOps: Backend {
         weight_recurrent: FloatTensor<Self>,
         h: FloatTensor<Self>,
         c: FloatTensor<Self>,
+        half: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// input × weight + bias.
@@ -177,12 +182,13 @@ pub(crate) fn lstm_layer(
     bias: Tensor<1>,
     weight: Tensor<2>,
     state: CellState,
+    half: bool,
 ) -> (Tensor<3>, CellState) {
     let steps = input.dims()[0];
     let (weight, h, c) = (weight.into_dispatch(), state.h.into_dispatch(), state.c.into_dispatch());
     let (outputs, c) = match input {
         SequenceInput::Products(products) => {
-            <Dispatch as LstmOps>::lstm_sequence(products.into_dispatch(), weight, h, c)
+            <Dispatch as LstmOps>::lstm_sequence(products.into_dispatch(), weight, h, c, half)
         }
         SequenceInput::Dense(input) => <Dispatch as LstmOps>::lstm_layer(
             input.into_dispatch(),
@@ -191,6 +197,7 @@ pub(crate) fn lstm_layer(
             weight,
             h,
             c,
+            half,
         ),
         SequenceInput::Tokens { tokens, embedding } => <Dispatch as LstmOps>::lstm_token_layer(
             tokens.into_dispatch(),
@@ -200,6 +207,7 @@ pub(crate) fn lstm_layer(
             weight,
             h,
             c,
+            half,
         ),
     };
     let (outputs, c) = (Tensor::<3>::from_dispatch(outputs), Tensor::from_dispatch(c));

@@ -78,7 +78,7 @@ impl LstmCell {
         state: CellState,
         implementation: Implementation,
     ) -> (Tensor<3>, CellState) {
-        let fused = implementation == Implementation::Fused && ops::has_ops(&weight);
+        let fused = implementation != Implementation::Reference && ops::has_ops(&weight);
         let ([_, batch], width) = (input.dims(), 4 * self.d_hidden());
         match &input {
             SequenceInput::Products(products) => {
@@ -93,7 +93,8 @@ impl LstmCell {
         }
         if fused {
             let bias = self.bias().unwrap_or_else(|| Tensor::zeros([width], &weight.device()));
-            ops::lstm_layer(input, self.weight_input.val(), bias, weight, state)
+            let half = implementation == Implementation::Half;
+            ops::lstm_layer(input, self.weight_input.val(), bias, weight, state, half)
         } else {
             reference(self.products(input), weight, state)
         }

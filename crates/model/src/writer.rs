@@ -40,7 +40,7 @@ enum Hand {
         temperature: f64,
     },
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
-    Gpu(crate::backends::cube::Writing),
+    Gpu(Box<crate::backends::cube::Writing>),
 }
 
 impl Writer {
@@ -149,7 +149,7 @@ fn gpu(
     let DispatchDevice::Cube(device) = device.as_dispatch() else { return None };
     let writing =
         crate::backends::cube::Writing::new(device, &weights(), lanes, temperature as f32);
-    writing.map(Hand::Gpu)
+    writing.map(|writing| Hand::Gpu(Box::new(writing)))
 }
 
 #[cfg(not(any(feature = "wgpu", feature = "cuda")))]

@@ -21,11 +21,16 @@ impl<B: Kernels, C: CheckpointStrategy> LstmOps for Autodiff<B, C> {
         weight: FloatTensor<Self>,
         h: FloatTensor<Self>,
         c: FloatTensor<Self>,
+        half: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let tensors = [products, weight, h, c];
         let parents = tensors.clone();
         let [products, weight, h, c] = tensors.map(|tensor| tensor.into_primitive());
-        track_layer::<B, C, 4>(parents, LayerInput::Products(products), Recurrence { weight, h, c })
+        track_layer::<B, C, 4>(
+            parents,
+            LayerInput::Products(products),
+            Recurrence { weight, h, c, half },
+        )
     }
 
     fn lstm_layer(
@@ -35,12 +40,13 @@ impl<B: Kernels, C: CheckpointStrategy> LstmOps for Autodiff<B, C> {
         weight_recurrent: FloatTensor<Self>,
         h: FloatTensor<Self>,
         c: FloatTensor<Self>,
+        half: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let tensors = [input, weight_input, bias, weight_recurrent, h, c];
         let parents = tensors.clone();
         let [x, weight_input, bias, weight, h, c] = tensors.map(|tensor| tensor.into_primitive());
         let input = LayerInput::Dense { x, weight: weight_input, bias };
-        track_layer::<B, C, 6>(parents, input, Recurrence { weight, h, c })
+        track_layer::<B, C, 6>(parents, input, Recurrence { weight, h, c, half })
     }
 
     fn lstm_token_layer(
@@ -51,13 +57,14 @@ impl<B: Kernels, C: CheckpointStrategy> LstmOps for Autodiff<B, C> {
         weight_recurrent: FloatTensor<Self>,
         h: FloatTensor<Self>,
         c: FloatTensor<Self>,
+        half: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let tensors = [embedding, weight_input, bias, weight_recurrent, h, c];
         let parents = tensors.clone();
         let [embedding, weight_input, bias, weight, h, c] =
             tensors.map(|tensor| tensor.into_primitive());
         let input = LayerInput::Tokens { tokens, embedding, weight: weight_input, bias };
-        track_layer::<B, C, 6>(parents, input, Recurrence { weight, h, c })
+        track_layer::<B, C, 6>(parents, input, Recurrence { weight, h, c, half })
     }
 
     fn linear(

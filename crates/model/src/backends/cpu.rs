@@ -46,7 +46,7 @@ impl<B: CpuTensors> Kernels for B {
         let ([steps, batch], [hidden, _]) = (input.extent(), B::shape(&recurrence.weight));
         let dimensions = Dimensions { steps, batch, hidden };
         let Forward { outputs, c, saved } = input.read(|input| {
-            let Recurrence { weight, h, c } = &recurrence;
+            let Recurrence { weight, h, c, .. } = &recurrence;
             let (weight, h, c) = (B::numbers(weight), B::numbers(h), B::numbers(c));
             sequence::forward(dimensions, input, &weight, &h, &c, with_back)
         });
@@ -267,7 +267,7 @@ impl<B: CpuTensors> KeptLayer<B> {
         grad_c: Option<&FloatTensor<B>>,
     ) -> Vec<FloatTensor<B>> {
         let Self { dimensions, input, recurrence, saved, outputs } = self;
-        let Recurrence { weight, h, c } = &recurrence;
+        let Recurrence { weight, h, c, .. } = &recurrence;
         let grad_c = grad_c.map(B::numbers);
         let gradients = input.read(|input| {
             let arguments = Arguments {

@@ -20,6 +20,8 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::{empty_device_contiguous_dtype, zeros_client};
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::FloatKind;
+use cubecl::ir::features::TypeUsage;
 use cubecl::prelude::*;
 
 use self::layer::{Limits, in_one, step_by_step};
@@ -43,8 +45,10 @@ impl Kernels for CubeBackend {
         let limits = Limits::of(client);
         let reading = Reading::new(input);
         let sequence = reading.extent(&recurrence);
-        match sequence.division(limits) {
-            Some(division) => in_one(sequence, division, reading, recurrence, with_back),
+        let half = if recurrence.half { half(client) } else { None };
+        let weight = half.unwrap_or(ElemType::Float(FloatKind::F32));
+        match sequence.division(limits, weight) {
+            Some(division) => in_one(sequence, division, weight, reading, recurrence, with_back),
             None => step_by_step(sequence, reading, recurrence, with_back),
         }
     }
@@ -130,6 +134,15 @@ impl Kernels for CubeBackend {
         );
         (new, [new_1, new_2])
     }
+}
+
+/// The 16-bit numbers that a device reads, the more exact ones first.
+pub(crate) fn half(client: &Client) -> Option<ElemType> {
+    let can_read = |element: &ElemType| {
+        let usage = client.properties().type_usage(*element);
+        usage.is_superset(TypeUsage::Buffer | TypeUsage::Conversion)
+    };
+    [FloatKind::F16, FloatKind::BF16].map(ElemType::Float).into_iter().find(can_read)
 }
 
 /// A unit of the device for each of so many elements.

@@ -37,11 +37,11 @@ fn fused(client: &Client, tensor: CubeTensor) -> FloatTensor<Fused> {
 impl Kernels for Fused {
     fn layer(
         input: LayerInput<Self>,
-        Recurrence { weight, h, c }: Recurrence<Self>,
+        Recurrence { weight, h, c, half }: Recurrence<Self>,
         with_back: bool,
     ) -> Layer<Self> {
         let client = weight.client.clone();
-        let recurrence = Recurrence { weight: unfused(weight), h: unfused(h), c: unfused(c) };
+        let recurrence = Recurrence { weight: unfused(weight), h: unfused(h), c: unfused(c), half };
         let input = match input {
             LayerInput::Products(products) => LayerInput::Products(unfused(products)),
             LayerInput::Dense { x, weight, bias } => {

@@ -59,6 +59,8 @@ pub(crate) struct Recurrence<B: Backend> {
     pub(crate) weight: FloatTensor<B>,
     pub(crate) h: FloatTensor<B>,
     pub(crate) c: FloatTensor<B>,
+    /// Whether the weight may be read as 16-bit numbers.
+    pub(crate) half: bool,
 }
 
 /// What comes out of a layer.
@@ -183,8 +185,10 @@ impl<B: Kernels> LstmOps for B {
         weight: FloatTensor<Self>,
         h: FloatTensor<Self>,
         c: FloatTensor<Self>,
+        half: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let layer = B::layer(LayerInput::Products(products), Recurrence { weight, h, c }, false);
+        let layer =
+            B::layer(LayerInput::Products(products), Recurrence { weight, h, c, half }, false);
         (layer.outputs, layer.c)
     }
 
@@ -195,9 +199,10 @@ impl<B: Kernels> LstmOps for B {
         weight_recurrent: FloatTensor<Self>,
         h: FloatTensor<Self>,
         c: FloatTensor<Self>,
+        half: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let input = LayerInput::Dense { x: input, weight: weight_input, bias };
-        let layer = B::layer(input, Recurrence { weight: weight_recurrent, h, c }, false);
+        let layer = B::layer(input, Recurrence { weight: weight_recurrent, h, c, half }, false);
         (layer.outputs, layer.c)
     }
 
@@ -209,9 +214,10 @@ impl<B: Kernels> LstmOps for B {
         weight_recurrent: FloatTensor<Self>,
         h: FloatTensor<Self>,
         c: FloatTensor<Self>,
+        half: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let input = LayerInput::Tokens { tokens, embedding, weight: weight_input, bias };
-        let layer = B::layer(input, Recurrence { weight: weight_recurrent, h, c }, false);
+        let layer = B::layer(input, Recurrence { weight: weight_recurrent, h, c, half }, false);
         (layer.outputs, layer.c)
     }
 

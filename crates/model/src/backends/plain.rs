@@ -20,7 +20,7 @@ pub(super) fn layer<B: Backend>(
     let products = products::<B>(&input);
     let [steps, batch, width] = dims::<B, 3>(&products);
     let hidden = width / 4;
-    let Recurrence { weight, mut h, mut c } = recurrence.clone();
+    let Recurrence { weight, mut h, mut c, .. } = recurrence.clone();
     let mut outputs = Vec::with_capacity(steps);
     let mut kept = Vec::with_capacity(steps);
     for step in 0..steps {

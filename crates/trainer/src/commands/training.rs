@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{print, print_json};
 use crate::cli::ShowArgs;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::device::DeviceChoice;
 use crate::error::Error;
 use crate::evaluation::Evaluation;
@@ -244,6 +244,12 @@ impl Parts {
         corpus: &Arc<Corpus>,
         device: &Device,
     ) -> Result<Self, Error> {
+        let can_half = || poquelin_model::devices::has_half(device);
+        if config.train.half && !can_half() {
+            let key = "train.half".to_owned();
+            let expected = "false: this device reads no 16-bit numbers".to_owned();
+            return Err(ConfigError::BadValue { key, expected, got: "true".to_owned() }.into());
+        }
         let data = &config.data;
         let splits = Splits::cut(corpus.len(), data.test, data.valid);
         let seed = Seed::new(config.train.seed).derive("offsets", 0).value();

@@ -6,15 +6,17 @@
 mod changes;
 mod keys;
 mod layers;
+mod network;
 
 use std::path::{Path, PathBuf};
 
 use poquelin_data::Units;
-use poquelin_model::{CharLstmConfig, Initialization};
+use poquelin_model::Initialization;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::changes::Changes;
+use self::network::LARGEST;
 
 const QUICKSTART: &str = include_str!("../../../../configs/quickstart.toml");
 
@@ -134,6 +136,7 @@ pub struct TrainConfig {
     pub epochs: usize,
     pub seed: u64,
     pub threads: usize,
+    pub half: bool,
     pub patience: usize,
     pub test_every_epoch: bool,
     pub on_divergence: OnDivergence,
@@ -312,28 +315,6 @@ impl Config {
         toml::to_string_pretty(self).expect("a configuration has nothing TOML cannot hold")
     }
 
-    /// The model for a vocabulary of `vocabulary` symbols.
-    pub fn model(&self, vocabulary: usize) -> CharLstmConfig {
-        let ModelConfig { embedding, hidden, .. } = self.model;
-        let model = &self.model;
-        CharLstmConfig::new(vocabulary, hidden)
-            .with_d_embedding(Some(if embedding == 0 { hidden } else { embedding }))
-            .with_layers(model.layers)
-            .with_dropout(model.dropout)
-            .with_dropout_input(model.dropout_input)
-            .with_dropout_output(model.dropout_output)
-            .with_dropout_embedding(model.dropout_embedding)
-            .with_locked(model.locked)
-            .with_dropconnect(model.dropconnect)
-            .with_layer_norm(model.layer_norm)
-            .with_residual(model.residual)
-            .with_tied(model.tied)
-            .with_activation(model.activation)
-            .with_temporal_activation(model.temporal_activation)
-            .with_label_smoothing(model.label_smoothing)
-            .with_initialization(model.initialization)
-    }
-
     /// Finds out whether all values make sense.
     ///
     /// # Errors
@@ -415,21 +396,6 @@ impl Config {
         let size = format!("a model of at most {LARGEST} parameters");
         expect("model.hidden", model.hidden, &size, model.recurrent_parameters() <= LARGEST)?;
         expect("checkpoint.keep", checkpoint.keep, at_least_1, checkpoint.keep > 0)
-    }
-}
-
-/// The most parameters that a model may have: 8 GB of weights, and three times that to train.
-const LARGEST: u128 = 2_000_000_000;
-
-impl ModelConfig {
-    /// The parameters of the recurrent layers, which are all but those that depend on the text.
-    fn recurrent_parameters(&self) -> u128 {
-        let [hidden, embedding, layers] =
-            [self.hidden, self.embedding, self.layers].map(|count| count as u128);
-        let input = if embedding == 0 { hidden } else { embedding };
-        let lowest = hidden.saturating_mul(4).saturating_mul(input + hidden + 2);
-        let other = hidden.saturating_mul(4).saturating_mul(2 * hidden + 2);
-        other.saturating_mul(layers.saturating_sub(1)).saturating_add(lowest)
     }
 }
 

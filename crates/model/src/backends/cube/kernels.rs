@@ -30,7 +30,10 @@ fn squash(x: f32) -> f32 {
 }
 
 /// i, f, g and o of a hidden unit side by side: one load where four would be.
-type Gates = Vector<f32, Const<4>>;
+type Gates = GatesOf<f32>;
+
+/// The same in other numbers.
+type GatesOf<W> = Vector<W, Const<4>>;
 
 #[cube]
 fn gates(i: f32, f: f32, g: f32, o: f32) -> Gates {

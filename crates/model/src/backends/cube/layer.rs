@@ -2,10 +2,11 @@
 
 use burn::backend::TensorMetadata;
 use burn::backend::ops::FloatTensorOps;
-use burn::tensor::{Shape, Slice};
+use burn::tensor::{FloatDType, Shape, Slice};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::FloatKind;
 use cubecl::prelude::*;
 
 use super::kernels::{self, Extent};
@@ -71,9 +72,9 @@ impl Limits {
 impl Sequence {
     /// How a cube takes some lanes through all steps; `None` where it should not: each cube reads
     /// the whole weight at every step, which pays as long as that is small.
-    pub(super) fn division(self, limits: Limits) -> Option<Division> {
-        /// Hidden units up to which a weight, 1 MiB then, is read again and again.
-        const MOST_HIDDEN: usize = 256;
+    pub(super) fn division(self, limits: Limits, weight: ElemType) -> Option<Division> {
+        /// Bytes of a weight up to which it is read again and again: those of 256 hidden units.
+        const MOST_BYTES: usize = 1 << 20;
         const MOST_LANES: usize = 4;
         const MOST_UNITS: usize = 256;
         /// Hidden units whose sums fit a unit's registers.
@@ -81,16 +82,17 @@ impl Sequence {
         let Self { batch, hidden, .. } = self;
         let units = hidden.div_ceil(limits.of_unit).min(MOST_UNITS).min(limits.units);
         let of_unit = hidden.div_ceil(units);
-        // In rows of a weight, a hidden unit's four gates each. On the way back a lane has two.
-        let room = limits.shared / (4 * hidden);
-        if hidden > MOST_HIDDEN || of_unit > MOST_OF_UNIT || room < 2 {
+        // A row of the weight, and a lane's gates, of which there are two copies on the way back.
+        let (row, of_lane) = (4 * hidden * weight.size(), 2 * 4 * hidden * size_of::<f32>());
+        let room = limits.shared * size_of::<f32>();
+        if hidden * row > MOST_BYTES || of_unit > MOST_OF_UNIT || room < of_lane {
             return None;
         }
-        let lanes = (batch / limits.cubes).clamp(1, MOST_LANES.min(room / 2));
+        let lanes = (batch / limits.cubes).clamp(1, MOST_LANES.min(room / of_lane));
         // Where a multiprocessor has one cube, it has all of the memory.
         let is_alone = batch.div_ceil(lanes) <= limits.cubes;
         let held = match limits.is_card && is_alone {
-            true => hidden.min(room - 2 * lanes),
+            true => hidden.min((room - lanes * of_lane) / row),
             false => 0,
         };
         Some(Division { lanes, of_unit, held })
@@ -101,14 +103,15 @@ impl Sequence {
 pub(super) fn in_one(
     sequence: Sequence,
     Division { lanes, of_unit, held }: Division,
+    weight_type: ElemType,
     reading: Reading,
-    Recurrence { weight, h, c }: Recurrence<CubeBackend>,
+    Recurrence { weight, h, c, .. }: Recurrence<CubeBackend>,
     keep: bool,
 ) -> Layer<CubeBackend> {
     let Sequence { steps, batch, hidden } = sequence;
     let extent = Extent { hidden, lanes, of_unit, held, keep, by_token: reading.tokens.is_some() };
     let (h, c) = (into_contiguous(h), into_contiguous(c));
-    let weight = swap_gates(weight, Axes::Blocks);
+    let weight = in_type(swap_gates(weight, Axes::Blocks), weight_type);
     let products = reading.products();
     let (tokens, element) = reading.token_argument(&products);
     let cubes = CubeCount::Static(batch.div_ceil(lanes) as u32, 1, 1);
@@ -137,6 +140,7 @@ pub(super) fn in_one(
         batch,
         extent,
         element,
+        weight_type,
     );
     if !keep {
         return Layer { outputs, c: cells, back: None };
@@ -167,6 +171,7 @@ pub(super) fn in_one(
             steps,
             batch,
             extent,
+            weight_type,
         );
         reading.gradients(h, read, grad_products, states)
     });
@@ -178,7 +183,7 @@ pub(super) fn in_one(
 pub(super) fn step_by_step(
     sequence: Sequence,
     reading: Reading,
-    Recurrence { weight, h, c }: Recurrence<CubeBackend>,
+    Recurrence { weight, h, c, .. }: Recurrence<CubeBackend>,
     with_back: bool,
 ) -> Layer<CubeBackend> {
     let Sequence { steps, batch, hidden } = sequence;
@@ -264,6 +269,15 @@ pub(super) fn step_by_step(
         })
     });
     Layer { outputs, c: cell, back }
+}
+
+/// A tensor in numbers of another type.
+pub(super) fn in_type(tensor: CubeTensor, numbers: ElemType) -> CubeTensor {
+    match numbers {
+        ElemType::Float(FloatKind::F16) => CubeBackend::float_cast(tensor, FloatDType::F16),
+        ElemType::Float(FloatKind::BF16) => CubeBackend::float_cast(tensor, FloatDType::BF16),
+        _ => tensor,
+    }
 }
 
 /// A step of `[T, B, H]`, as `[B, H]`.

@@ -5,9 +5,11 @@ use burn::backend::ops::IntTensorOps;
 use burn::tensor::{Device, DeviceType, TensorData};
 use burn_cubecl::cubecl::Device as CubeDevice;
 
-use super::layer::{Division, Sequence};
+use super::layer::{Division, Sequence, in_type};
 use super::*;
 use crate::kernels::decoding::{Between, HeadWeights, LayerWeights, NetworkWeights};
+
+const FLOAT_32: ElemType = ElemType::Float(FloatKind::F32);
 
 fn device() -> Option<CubeDevice> {
     let device = Device::enumerate(DeviceType::Wgpu).into_vec().into_iter().next();
@@ -94,6 +96,7 @@ fn every_division_of_the_work_makes_the_plain_layer() {
             weight: tensor(3, [hidden, 4 * hidden], &device),
             h: tensor(4, [batch, hidden], &device),
             c: tensor(5, [batch, hidden], &device),
+            half: false,
         };
         let grad = tensor(6, [steps, batch, hidden], &device);
         for (index, input) in inputs.into_iter().enumerate() {
@@ -105,7 +108,9 @@ fn every_division_of_the_work_makes_the_plain_layer() {
                 let run = |keep| {
                     let (reading, recurrence) = (Reading::new(input.clone()), recurrence.clone());
                     match division {
-                        Some(division) => in_one(sequence, division, reading, recurrence, keep),
+                        Some(division) => {
+                            in_one(sequence, division, FLOAT_32, reading, recurrence, keep)
+                        }
                         None => step_by_step(sequence, reading, recurrence, keep),
                     }
                 };
@@ -121,6 +126,43 @@ fn every_division_of_the_work_makes_the_plain_layer() {
                     assert_close(&format!("{name}: gradient {index}"), got, expected.clone());
                 }
             }
+        }
+    }
+}
+
+/// A layer that reads 16-bit numbers is one whose weights were rounded to them.
+#[test]
+fn half_a_weight_is_the_rounded_weight() {
+    let Some(device) = device() else { return };
+    let Some(half) = half(&device.client()) else {
+        eprintln!("SKIPPED: weights of 16-bit numbers, for the adapter has none");
+        return;
+    };
+    let sequence = Sequence { steps: 5, batch: 3, hidden: 33 };
+    let Sequence { steps, batch, hidden } = sequence;
+    let input = || LayerInput::Products(tensor(0, [steps, batch, 4 * hidden], &device));
+    let recurrence = |weight| Recurrence {
+        weight,
+        h: tensor(4, [batch, hidden], &device),
+        c: tensor(5, [batch, hidden], &device),
+        half: true,
+    };
+    let weight = tensor(3, [hidden, 4 * hidden], &device);
+    let rounded =
+        CubeBackend::float_cast(in_type(weight.clone(), half), burn::tensor::FloatDType::F32);
+    let difference = CubeBackend::float_sub(rounded.clone(), weight.clone());
+    assert!(numbers(difference).iter().any(|number| number.abs() > 1e-5), "it is rounded");
+    let grad = tensor(6, [steps, batch, hidden], &device);
+    let plain = plain::layer::<CubeBackend>(input(), recurrence(rounded), true);
+    let expected = plain.back.expect("asked for").go(grad.clone(), None);
+    for held in [0, 10] {
+        let division = Division { lanes: 2, of_unit: 2, held };
+        let (reading, recurrence) = (Reading::new(input()), recurrence(weight.clone()));
+        let got = in_one(sequence, division, half, reading, recurrence, true);
+        assert_close("outputs", got.outputs, plain.outputs.clone());
+        let got = got.back.expect("asked for").go(grad.clone(), None);
+        for (index, (got, expected)) in got.into_iter().zip(&expected).enumerate() {
+            assert_close(&format!("gradient {index}"), got, expected.clone());
         }
     }
 }
@@ -158,6 +200,7 @@ fn what_is_no_number_is_told() {
         weight: tensor(3, [3, 12], &device),
         h: tensor(4, [1, 3], &device),
         c: tensor(5, [1, 3], &device),
+        half: false,
     };
     let layer = CubeBackend::layer(LayerInput::Products(products()), recurrence, false);
     assert!(numbers(layer.outputs).iter().all(|number| number.is_nan()));
@@ -165,15 +208,11 @@ fn what_is_no_number_is_told() {
 
 #[test]
 fn large_weights_and_small_devices_go_step_by_step() {
-    let division = |hidden, batch, units, shared| {
-        Sequence { steps: 9, batch, hidden }.division(Limits {
-            units,
-            shared,
-            cubes: 64,
-            of_unit: 1,
-            is_card: true,
-        })
+    let divide = |hidden, batch, units, shared, weight| {
+        let limits = Limits { units, shared, cubes: 64, of_unit: 1, is_card: true };
+        Sequence { steps: 9, batch, hidden }.division(limits, weight)
     };
+    let division = |hidden, batch, units, shared| divide(hidden, batch, units, shared, FLOAT_32);
     let (lanes, of_unit) = (|d: Division| d.lanes, |d: Division| d.of_unit);
     assert_eq!(division(128, 1, 1024, 8192).map(lanes), Some(1));
     assert_eq!(division(128, 256, 1024, 8192).map(lanes), Some(4));
@@ -186,6 +225,9 @@ fn large_weights_and_small_devices_go_step_by_step() {
     assert_eq!(division(64, 1, 1024, 1 << 15).map(held), Some(64), "the whole weight");
     assert_eq!(division(128, 1, 1024, 1 << 14).map(held), Some(30), "what there is room for");
     assert_eq!(division(128, 999, 1024, 1 << 14).map(held), Some(0), "cubes that share memory");
+    let half = |hidden| divide(hidden, 1, 1024, 1 << 14, ElemType::Float(FloatKind::F16));
+    assert_eq!(half(128).map(held), Some(60), "twice as many rows");
+    assert!(half(360).is_some() && half(370).is_none(), "layers that are twice as large");
 }
 
 /// However lanes and units are divided.

@@ -54,6 +54,7 @@ fn layers_are_those_of_the_kernels_there_and_back() {
                 weight: tensor(3, [hidden, 4 * hidden]),
                 h: tensor(4, [batch, hidden]),
                 c: tensor(5, [batch, hidden]),
+                half: false,
             };
             let got = layer::<NdArray>(input.clone(), recurrence.clone(), true);
             let expected = NdArray::layer(input, recurrence, true);

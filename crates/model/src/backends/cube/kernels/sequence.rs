@@ -5,7 +5,7 @@
 
 use cubecl::prelude::*;
 
-use super::{Gates, activate, next_cell, row_of, squash, unit_backward};
+use super::{Gates, GatesOf, activate, next_cell, row_of, squash, unit_backward};
 
 /// The extent of a sequence and how its work is divided: what the kernel is compiled for.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
@@ -31,10 +31,10 @@ pub(in crate::backends::cube) struct Extent {
 /// `[B, H]`; outputs `[T, B, H]`, kept `[T, B, H]` of gates behind their activations and cells `[T, B, H]`, or without `keep`
 /// nothing and `[B, H]`.
 #[cube(launch)]
-pub(in crate::backends::cube) fn sequence_forward<I: Int>(
+pub(in crate::backends::cube) fn sequence_forward<I: Int, W: Float>(
     tokens: &[I],
     products: &[Gates],
-    weight: &[Gates],
+    weight: &[GatesOf<W>],
     h: &[f32],
     c: &[f32],
     outputs: &mut [f32],
@@ -44,6 +44,7 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int>(
     batch: usize,
     #[comptime] extent: Extent,
     #[define(I)] _token: ElemType,
+    #[define(W)] _stored: ElemType,
 ) {
     let hidden = comptime!(extent.hidden);
     let lanes = comptime!(extent.lanes);
@@ -54,11 +55,11 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int>(
 
     // Two copies in turns: one is read while the other is written.
     let mut states = Shared::<[f32]>::new_slice(comptime!(2 * lanes * hidden));
-    let mut near = Shared::<[Gates]>::new_slice(comptime!((extent.held * hidden).max(1)));
+    let mut near = Shared::<[GatesOf<W>]>::new_slice(comptime!((extent.held * hidden).max(1)));
     let mut cell = Array::<f32>::new(comptime!(of_unit * lanes));
     let mut sums = Array::<Gates>::new(comptime!(of_unit * lanes));
 
-    hold(weight, &mut near, extent);
+    hold::<W>(weight, &mut near, extent);
     #[unroll]
     for own in 0..of_unit {
         let u = own * units + unit;
@@ -97,10 +98,10 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int>(
             }
         }
         for k in 0..extent.held {
-            add_row(&mut sums, &states, read, weight, &near, k, true, extent);
+            add_row::<W>(&mut sums, &states, read, weight, &near, k, true, extent);
         }
         for k in extent.held..hidden {
-            add_row(&mut sums, &states, read, weight, &near, k, false, extent);
+            add_row::<W>(&mut sums, &states, read, weight, &near, k, false, extent);
         }
         #[unroll]
         for own in 0..of_unit {
@@ -149,8 +150,8 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int>(
 /// grad_outputs `[T, B, H]`, grad_last `[B, H]`, the gradient of the last cell states; the results
 /// are those of products, h and c.
 #[cube(launch)]
-pub(in crate::backends::cube) fn sequence_backward(
-    weight: &[Gates],
+pub(in crate::backends::cube) fn sequence_backward<W: Float>(
+    weight: &[GatesOf<W>],
     kept: &[Gates],
     cells: &[f32],
     c: &[f32],
@@ -162,6 +163,7 @@ pub(in crate::backends::cube) fn sequence_backward(
     steps: usize,
     batch: usize,
     #[comptime] extent: Extent,
+    #[define(W)] _stored: ElemType,
 ) {
     let hidden = comptime!(extent.hidden);
     let lanes = comptime!(extent.lanes);
@@ -172,11 +174,11 @@ pub(in crate::backends::cube) fn sequence_backward(
 
     // The gradients of the gates' sums one step later; two copies in turns.
     let mut later = Shared::<[Gates]>::new_slice(comptime!(2 * lanes * hidden));
-    let mut near = Shared::<[Gates]>::new_slice(comptime!((extent.held * hidden).max(1)));
+    let mut near = Shared::<[GatesOf<W>]>::new_slice(comptime!((extent.held * hidden).max(1)));
     let mut of_c = Array::<f32>::new(comptime!(of_unit * lanes));
     let mut sums = Array::<Gates>::new(comptime!(of_unit * lanes));
 
-    hold(weight, &mut near, extent);
+    hold::<W>(weight, &mut near, extent);
     #[unroll]
     for own in 0..of_unit {
         let u = own * units + unit;
@@ -200,10 +202,10 @@ pub(in crate::backends::cube) fn sequence_backward(
         }
         if round > 0 {
             for k in 0..extent.held {
-                add_row_back(&mut sums, &later, read, weight, &near, k, true, extent);
+                add_row_back::<W>(&mut sums, &later, read, weight, &near, k, true, extent);
             }
             for k in extent.held..hidden {
-                add_row_back(&mut sums, &later, read, weight, &near, k, false, extent);
+                add_row_back::<W>(&mut sums, &later, read, weight, &near, k, false, extent);
             }
         }
         #[unroll]
@@ -254,7 +256,11 @@ pub(in crate::backends::cube) fn sequence_backward(
 /// A unit keeps its own hidden units' columns of the first rows of the weight: nobody else reads them,
 /// and nobody has to wait for them.
 #[cube]
-fn hold(weight: &[Gates], near: &mut Shared<[Gates]>, #[comptime] extent: Extent) {
+fn hold<W: Float>(
+    weight: &[GatesOf<W>],
+    near: &mut Shared<[GatesOf<W>]>,
+    #[comptime] extent: Extent,
+) {
     for k in 0..extent.held {
         #[unroll]
         for own in 0..extent.of_unit {
@@ -268,23 +274,23 @@ fn hold(weight: &[Gates], near: &mut Shared<[Gates]>, #[comptime] extent: Extent
 
 /// The weight of a hidden unit in a row.
 #[cube]
-fn weight_at(
-    weight: &[Gates],
-    near: &Shared<[Gates]>,
+fn weight_at<W: Float>(
+    weight: &[GatesOf<W>],
+    near: &Shared<[GatesOf<W>]>,
     place: usize,
     #[comptime] is_near: bool,
 ) -> Gates {
-    if comptime!(is_near) { near[place] } else { weight[place] }
+    if comptime!(is_near) { Gates::cast_from(near[place]) } else { Gates::cast_from(weight[place]) }
 }
 
 /// Adds the products of the lanes' hidden states k, which begin at `first`, with row k of the weight.
 #[cube]
-fn add_row(
+fn add_row<W: Float>(
     sums: &mut Array<Gates>,
     states: &Shared<[f32]>,
     first: usize,
-    weight: &[Gates],
-    near: &Shared<[Gates]>,
+    weight: &[GatesOf<W>],
+    near: &Shared<[GatesOf<W>]>,
     k: usize,
     #[comptime] is_near: bool,
     #[comptime] extent: Extent,
@@ -298,7 +304,7 @@ fn add_row(
     for own in 0..extent.of_unit {
         let u = own * CUBE_DIM_X as usize + UNIT_POS_X as usize;
         if u < extent.hidden {
-            let w = weight_at(weight, near, k * extent.hidden + u, is_near);
+            let w = weight_at::<W>(weight, near, k * extent.hidden + u, is_near);
             #[unroll]
             for l in 0..extent.lanes {
                 sums[own * extent.lanes + l] += w * Gates::new(state[l]);
@@ -309,12 +315,12 @@ fn add_row(
 
 /// The same of the gradients of the gates of hidden unit k, gate by gate.
 #[cube]
-fn add_row_back(
+fn add_row_back<W: Float>(
     sums: &mut Array<Gates>,
     later: &Shared<[Gates]>,
     first: usize,
-    weight: &[Gates],
-    near: &Shared<[Gates]>,
+    weight: &[GatesOf<W>],
+    near: &Shared<[GatesOf<W>]>,
     k: usize,
     #[comptime] is_near: bool,
     #[comptime] extent: Extent,
@@ -328,7 +334,7 @@ fn add_row_back(
     for own in 0..extent.of_unit {
         let u = own * CUBE_DIM_X as usize + UNIT_POS_X as usize;
         if u < extent.hidden {
-            let w = weight_at(weight, near, k * extent.hidden + u, is_near);
+            let w = weight_at::<W>(weight, near, k * extent.hidden + u, is_near);
             #[unroll]
             for l in 0..extent.lanes {
                 sums[own * extent.lanes + l] += w * gradient[l];
