@@ -31,6 +31,15 @@ fn every_shipped_file_has_every_key() {
     }
 }
 
+/// Model files and checkpoints hold the configuration of their time.
+#[test]
+fn keys_that_older_files_lack_are_as_things_were() {
+    let config = Config::load(None, &[]).unwrap();
+    let mut json = serde_json::to_value(&config).unwrap();
+    assert!(json["train"].as_object_mut().unwrap().remove("half").is_some());
+    assert_eq!(serde_json::from_value::<Config>(json).unwrap(), config);
+}
+
 #[test]
 fn every_key_of_the_quickstart_is_explained() {
     let text = include_str!("../../configs/quickstart.toml");

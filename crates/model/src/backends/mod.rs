@@ -60,6 +60,10 @@ pub(crate) struct Recurrence<B: Backend> {
     pub(crate) h: FloatTensor<B>,
     pub(crate) c: FloatTensor<B>,
     /// Whether the weight may be read as 16-bit numbers.
+    #[cfg_attr(
+        not(any(feature = "wgpu", feature = "cuda")),
+        expect(dead_code, reason = "a CPU computes in float32")
+    )]
     pub(crate) half: bool,
 }
 

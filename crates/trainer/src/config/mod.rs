@@ -136,6 +136,8 @@ pub struct TrainConfig {
     pub epochs: usize,
     pub seed: u64,
     pub threads: usize,
+    /// Files from before it was there have no such key.
+    #[serde(default)]
     pub half: bool,
     pub patience: usize,
     pub test_every_epoch: bool,
