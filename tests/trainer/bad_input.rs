@@ -189,7 +189,8 @@ fn prompts_and_options() {
     generate(&["--temperature", "-1"], &["--temperature"]);
     generate(&["--temperature=-0.5"], &["--temperature: expected a number of at least 0"]);
     generate(&["--length", "x"], &["--length"]);
-    generate(&["--texts", "0"], &["--texts: expected at least 1, got 0"]);
+    generate(&["--texts", "0"], &["--texts: expected a whole number from 1 to 65,535, got 0"]);
+    generate(&["--texts", "99999"], &["--texts: expected", "got 99999"]);
     generate(&["--texts", "-1"], &["--texts"]);
     folder.write("strange.txt", text(100) + "Ω");
     refused(

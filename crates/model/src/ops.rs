@@ -51,7 +51,7 @@ pub trait LstmOps: Backend {
     /// - bias: `[4H]`
     /// - weight_recurrent: `[H, 4H]`
     /// - h, c: `[B, H]`
-    /// - result: as of [`lstm_sequence`](Self::lstm_sequence)
+    /// - half and result: as of [`lstm_sequence`](Self::lstm_sequence)
     fn lstm_layer(
         input: FloatTensor<Self>,
         weight_input: FloatTensor<Self>,

@@ -1,8 +1,6 @@
 //! Writing: reading what was written last, scoring what may follow, choosing.
 
-use crate::decoder::read_weights;
 use crate::kernels::cross_entropy::softmax_weights;
-use crate::kernels::decoding::NetworkWeights;
 use crate::{CharLstm, Decoder};
 
 /// A [`CharLstm`] that writes in some lanes at once.
@@ -68,6 +66,10 @@ impl Writer {
     }
 
     /// As [`new`](Self::new), on the CPU.
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Self::new).
     pub fn on_cpu(network: &CharLstm, lanes: usize, temperature: f64) -> Self {
         assert!(temperature >= 0.0, "a temperature of at least 0, not {temperature}");
         let hand = Hand::Cpu { decoder: Decoder::new(network, lanes), temperature };
@@ -76,10 +78,14 @@ impl Writer {
 
     /// As [`new`](Self::new), on the network's device; `None` where that is no device of CubeCL's
     /// (wgpu, vulkan, metal, cuda), or too small for the network.
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Self::new).
     pub fn on_device(network: &CharLstm, lanes: usize, temperature: f64) -> Option<Self> {
         assert!(lanes > 0, "a writer has at least one lane");
         assert!(temperature >= 0.0, "a temperature of at least 0, not {temperature}");
-        let hand = gpu(network, || read_weights(network), lanes, temperature)?;
+        let hand = gpu(network, lanes, temperature)?;
         Some(Self { hand, lanes, vocabulary: network.vocabulary(), given: Vec::new() })
     }
 
@@ -102,7 +108,8 @@ impl Writer {
         }
     }
 
-    /// Writes N tokens in every lane, chosen by numbers in [0, 1) as [`choose`] does.
+    /// Writes N tokens in every lane, chosen by numbers in [0, 1) as [`choose`] does; a GPU rounds them
+    /// to float32.
     ///
     /// # Shapes
     ///
@@ -138,22 +145,20 @@ impl Writer {
 }
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
-fn gpu(
-    network: &CharLstm,
-    weights: impl FnOnce() -> NetworkWeights,
-    lanes: usize,
-    temperature: f64,
-) -> Option<Hand> {
+fn gpu(network: &CharLstm, lanes: usize, temperature: f64) -> Option<Hand> {
     use burn::backend::DispatchDevice;
+
+    use crate::backends::cube::Writing;
+    use crate::decoder::read_weights;
+
     let device = network.embedding.val().device().without_autodiff();
     let DispatchDevice::Cube(device) = device.as_dispatch() else { return None };
-    let writing =
-        crate::backends::cube::Writing::new(device, &weights(), lanes, temperature as f32);
+    let writing = Writing::new(device, &read_weights(network), lanes, temperature as f32);
     writing.map(|writing| Hand::Gpu(Box::new(writing)))
 }
 
 #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
-fn gpu(_: &CharLstm, _: impl FnOnce() -> NetworkWeights, _: usize, _: f64) -> Option<Hand> {
+fn gpu(_: &CharLstm, _: usize, _: f64) -> Option<Hand> {
     None
 }
 
@@ -177,7 +182,7 @@ fn write(decoder: &mut Decoder, temperature: f64, given: &[u32], uniforms: &[f64
 }
 
 /// Chooses a token by a number that is uniform in [0, 1): a draw from softmax(scores / temperature),
-/// or the likeliest where the temperature is 0. `weights` is room to work in.
+/// or the likeliest where the temperature, which is at least 0, is 0. `weights` is room to work in.
 ///
 /// What is too unlikely for a float32 has e⁻⁸⁷.
 ///

@@ -48,7 +48,8 @@ pub fn generate<E>(
 
 /// Reads `prompt`, then writes as many `texts` of `length` characters, each behind a seed of its own;
 /// the first is the one that [`generate`] writes. Together they are written faster than one after
-/// the other, on a GPU where the network is on one.
+/// the other, on a GPU where the network is on one (see [`Writer`]); that rounds otherwise, and may
+/// choose otherwise where two characters are as good as equal.
 ///
 /// # Panics
 ///
@@ -60,35 +61,27 @@ pub fn generate_texts(
     length: usize,
     sampling: Sampling,
 ) -> Vec<Vec<u32>> {
-    write_texts(Writer::new(network, texts, sampling.temperature), prompt, length, sampling)
-}
-
-fn write_texts(
-    mut writer: Writer,
-    prompt: &[u32],
-    length: usize,
-    sampling: Sampling,
-) -> Vec<Vec<u32>> {
     /// Characters of each text between two readings from a GPU.
-    const PAGE: usize = 1024;
+    const PAGE: usize = 256;
     assert!(!prompt.is_empty(), "a prompt has at least one character");
-    let lane = |lane: u64| match lane {
+    let mut writer = Writer::new(network, texts, sampling.temperature);
+    let sampler = |text: u64| match text {
         0 => Sampler::new(sampling),
-        _ => Sampler::new(Sampling { seed: sampling.seed.derive("text", lane), ..sampling }),
+        _ => Sampler::new(Sampling { seed: sampling.seed.derive("text", text), ..sampling }),
     };
-    let samplers: Vec<Sampler> = (0..writer.lanes() as u64).map(lane).collect();
-    let mut texts = vec![Vec::with_capacity(length); samplers.len()];
+    let samplers: Vec<Sampler> = (0..texts as u64).map(sampler).collect();
+    let mut written = vec![Vec::new(); texts];
     writer.read(prompt);
     for start in (0..length).step_by(PAGE) {
-        let places = start..length.min(start + PAGE);
+        let places = start..length.min(start.saturating_add(PAGE));
         let uniforms: Vec<f64> = places
             .flat_map(|place| samplers.iter().map(move |sampler| sampler.uniform(place)))
             .collect();
-        for tokens in writer.write(&uniforms).chunks_exact(texts.len()) {
-            texts.iter_mut().zip(tokens).for_each(|(text, &token)| text.push(token));
+        for tokens in writer.write(&uniforms).chunks_exact(texts) {
+            written.iter_mut().zip(tokens).for_each(|(text, &token)| text.push(token));
         }
     }
-    texts
+    written
 }
 
 /// What the vocabulary has of `prompt`, or its first symbol where it has nothing.

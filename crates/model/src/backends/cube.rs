@@ -36,10 +36,8 @@ impl Kernels for CubeBackend {
         recurrence: Recurrence<Self>,
         with_back: bool,
     ) -> Layer<Self> {
-        /// Buffers that a kernel has at the most, and one for their lengths and the numbers.
-        const BUFFERS: u32 = 10;
         let client = &recurrence.h.client;
-        if client.properties().hardware.max_bindings < BUFFERS {
+        if !has_room_for_buffers(client) {
             return plain::layer::<Self>(input, recurrence, with_back);
         }
         let limits = Limits::of(client);
@@ -134,6 +132,13 @@ impl Kernels for CubeBackend {
         );
         (new, [new_1, new_2])
     }
+}
+
+/// Whether a kernel may have as many buffers as the largest here.
+fn has_room_for_buffers(client: &Client) -> bool {
+    /// With one for their lengths and the numbers.
+    const BUFFERS: u32 = 10;
+    client.properties().hardware.max_bindings >= BUFFERS
 }
 
 /// The 16-bit numbers that a device reads, the more exact ones first.

@@ -19,10 +19,11 @@ pub(super) fn measure(row: &Row, implementation: Implementation, device: &Device
     match implementation {
         Implementation::Fused => {
             let network = CharLstmConfig::new(VOCABULARY, row.hidden).init(Seed::new(0), device);
-            let on_device = Writer::new(&network, row.batch, 1.0);
-            if on_device.is_on_device() {
-                return many(on_device, &writer.tokens[..1]);
+            let many_lanes = Writer::new(&network, row.batch, 1.0);
+            if many_lanes.is_on_device() {
+                return many(many_lanes, &writer.tokens[..1]);
             }
+            drop(many_lanes);
             let mut decoder = Decoder::new(&network, row.batch);
             median_time(|| writer.choose(|tokens| decoder.step(tokens)))
         }

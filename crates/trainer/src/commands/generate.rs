@@ -20,6 +20,8 @@ use crate::threads;
 ///
 /// Where the run or the device is not there, or the prompt cannot be used.
 pub fn run(args: &GenerateArgs) -> Result<(), Error> {
+    /// No device does more groups of units at a time.
+    const MOST_TEXTS: usize = 65_535;
     let (path, contents) = find_model(&args.run)?;
     let config = &contents.header.config;
     let temperature = args.temperature.unwrap_or(config.sample.temperature);
@@ -30,10 +32,10 @@ pub fn run(args: &GenerateArgs) -> Result<(), Error> {
             got: temperature.to_string(),
         });
     }
-    if args.texts == 0 {
+    if !(1..=MOST_TEXTS).contains(&args.texts) {
         return Err(Error::Option {
             flag: "--texts",
-            expected: "at least 1",
+            expected: "a whole number from 1 to 65,535",
             got: args.texts.to_string(),
         });
     }

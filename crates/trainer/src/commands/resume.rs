@@ -8,8 +8,8 @@ use burn::tensor::Device;
 
 use super::print_json;
 use super::training::{
-    Parts, Ready, Summary, Text, adam_w, check_terminal, finish, fresh_network, machine, style,
-    with_flags,
+    Parts, Ready, Summary, Text, adam_w, check_device, check_terminal, finish, fresh_network,
+    machine, style, with_flags,
 };
 use crate::cli::ResumeArgs;
 use crate::config::{Changes, Config};
@@ -86,8 +86,10 @@ fn resume(args: &ResumeArgs, beginning: Beginning) -> Result<(), Error> {
     let was = stored.as_ref().and_then(|header| header.training.as_ref());
     let was = was.map(|training| training.machine.clone());
     let choice = device(args, was.as_ref())?;
-    let gradient_device = choice.open()?.autodiff();
-    let parts = Parts::new(&config, &text.corpus, &gradient_device.clone().inner())?;
+    let device = choice.open()?;
+    check_device(&config, &device)?;
+    let parts = Parts::new(&config, &text.corpus, &device)?;
+    let gradient_device = device.autodiff();
     config.data.text = source.lasting_name();
 
     let adam_w = adam_w(&config);

@@ -7,7 +7,8 @@ use burn::optim::ModuleOptimizer;
 
 use super::resume;
 use super::training::{
-    Parts, Ready, Text, adam_w, check_terminal, finish, fresh_network, style, with_flags,
+    Parts, Ready, Text, adam_w, check_device, check_terminal, finish, fresh_network, style,
+    with_flags,
 };
 use crate::cli::{ResumeArgs, TrainArgs};
 use crate::config::Config;
@@ -52,6 +53,7 @@ fn train(
     console.phase(Some(&format!("reading {}", source.name())));
     let text = Text::new(source.read(&config.data, None)?);
     let device = choice.open()?;
+    check_device(&config, &device)?;
     let parts = Parts::new(&config, &text.corpus, &device)?;
     config.data.text = source.lasting_name();
 

@@ -12,6 +12,7 @@ use burn_train::renderer::MetricsRenderer;
 use burn_train::renderer::tui::TuiMetricsRendererWrapper;
 use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use poquelin_data::{ChunkLoader, Corpus, Splits, Vocabulary};
+use poquelin_model::devices::has_half;
 use poquelin_model::{CharLstm, Seed};
 use serde::{Deserialize, Serialize};
 
@@ -169,6 +170,16 @@ pub(super) fn complete(ready: Ready<'_>) -> Result<Finished, Error> {
     Ok(Finished { summary, config, vocabulary: text.vocabulary, model })
 }
 
+/// Finds out whether a device can do what a configuration wants of it.
+pub(super) fn check_device(config: &Config, device: &Device) -> Result<(), Error> {
+    if !config.train.half || has_half(device) {
+        return Ok(());
+    }
+    let key = "train.half".to_owned();
+    let expected = "false: this device reads no 16-bit numbers".to_owned();
+    Err(ConfigError::BadValue { key, expected, got: "true".to_owned() }.into())
+}
+
 /// A network with the weights that its run begins with.
 pub(super) fn fresh_network(config: &Config, vocabulary: &Vocabulary, device: &Device) -> CharLstm {
     let seed = Seed::new(config.train.seed).derive("weights", 0);
@@ -244,12 +255,6 @@ impl Parts {
         corpus: &Arc<Corpus>,
         device: &Device,
     ) -> Result<Self, Error> {
-        let can_half = || poquelin_model::devices::has_half(device);
-        if config.train.half && !can_half() {
-            let key = "train.half".to_owned();
-            let expected = "false: this device reads no 16-bit numbers".to_owned();
-            return Err(ConfigError::BadValue { key, expected, got: "true".to_owned() }.into());
-        }
         let data = &config.data;
         let splits = Splits::cut(corpus.len(), data.test, data.valid);
         let seed = Seed::new(config.train.seed).derive("offsets", 0).value();

@@ -136,7 +136,7 @@ pub struct TrainConfig {
     pub epochs: usize,
     pub seed: u64,
     pub threads: usize,
-    /// Files from before it was there have no such key.
+    // Files from before it was there have no such key.
     #[serde(default)]
     pub half: bool,
     pub patience: usize,

@@ -72,7 +72,7 @@ impl Limits {
 impl Sequence {
     /// How a cube takes some lanes through all steps; `None` where it should not: each cube reads
     /// the whole weight at every step, which pays as long as that is small.
-    pub(super) fn division(self, limits: Limits, weight: ElemType) -> Option<Division> {
+    pub(super) fn division(self, limits: Limits, weight_type: ElemType) -> Option<Division> {
         /// Bytes of a weight up to which it is read again and again: those of 256 hidden units.
         const MOST_BYTES: usize = 1 << 20;
         const MOST_LANES: usize = 4;
@@ -83,7 +83,7 @@ impl Sequence {
         let units = hidden.div_ceil(limits.of_unit).min(MOST_UNITS).min(limits.units);
         let of_unit = hidden.div_ceil(units);
         // A row of the weight, and a lane's gates, of which there are two copies on the way back.
-        let (row, of_lane) = (4 * hidden * weight.size(), 2 * 4 * hidden * size_of::<f32>());
+        let (row, of_lane) = (4 * hidden * weight_type.size(), 2 * 4 * hidden * size_of::<f32>());
         let room = limits.shared * size_of::<f32>();
         if hidden * row > MOST_BYTES || of_unit > MOST_OF_UNIT || room < of_lane {
             return None;
@@ -91,7 +91,7 @@ impl Sequence {
         let lanes = (batch / limits.cubes).clamp(1, MOST_LANES.min(room / of_lane));
         // Where a multiprocessor has one cube, it has all of the memory.
         let is_alone = batch.div_ceil(lanes) <= limits.cubes;
-        let held = match limits.is_card && is_alone {
+        let held = match limits.is_card && is_alone && self.steps > 1 {
             true => hidden.min((room - lanes * of_lane) / row),
             false => 0,
         };

@@ -225,6 +225,15 @@ fn large_weights_and_small_devices_go_step_by_step() {
     assert_eq!(division(64, 1, 1024, 1 << 15).map(held), Some(64), "the whole weight");
     assert_eq!(division(128, 1, 1024, 1 << 14).map(held), Some(30), "what there is room for");
     assert_eq!(division(128, 999, 1024, 1 << 14).map(held), Some(0), "cubes that share memory");
+    for shared in (1000..16_000).step_by(333) {
+        for (hidden, batch) in [(7, 1), (64, 9), (128, 70), (200, 300), (256, 999)] {
+            let Some(Division { lanes, held, .. }) = division(hidden, batch, 1024, shared) else {
+                continue;
+            };
+            let numbers = 4 * hidden * (2 * lanes + held);
+            assert!(numbers <= shared, "H {hidden}, B {batch}: {numbers} of {shared}");
+        }
+    }
     let half = |hidden| divide(hidden, 1, 1024, 1 << 14, ElemType::Float(FloatKind::F16));
     assert_eq!(half(128).map(held), Some(60), "twice as many rows");
     assert!(half(360).is_some() && half(370).is_none(), "layers that are twice as large");

@@ -1,5 +1,5 @@
-//! Writing many lanes of text on the device: hundreds of steps, with the choice of each token, are
-//! one launch.
+//! Writing many lanes of text on the device: dozens of steps, with the choice of each token, are one
+//! launch.
 
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::tensor::TensorData;
@@ -8,6 +8,7 @@ use burn_cubecl::cubecl::Device;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
+use super::has_room_for_buffers;
 use super::kernels::{self, WritingExtent};
 use super::layer::Limits;
 use crate::kernels::decoding::{Between, NetworkWeights};
@@ -30,14 +31,18 @@ pub(crate) struct Writing {
 
 impl Writing {
     /// Brings the weights to the device, for so many lanes, whose states begin as zeros. `None`
-    /// where the network is too large for a cube.
+    /// where the network is too large for a cube, or the device allows too few buffers.
     pub(crate) fn new(
         device: &Device,
         weights: &NetworkWeights,
         lanes: usize,
         temperature: f32,
     ) -> Option<Self> {
-        let limits = Limits::of(&device.client());
+        let client = device.client();
+        if !has_room_for_buffers(&client) {
+            return None;
+        }
+        let limits = Limits::of(&client);
         Self::within(limits, device, weights, lanes, temperature)
     }
 
@@ -134,10 +139,12 @@ impl Writing {
 /// How cubes divide the lanes, and units the hidden units; `None` where a cube cannot hold a lane.
 fn divide(extent: WritingExtent, batch: usize, limits: Limits) -> Option<WritingExtent> {
     const MOST_LANES: usize = 4;
+    const MOST_UNITS: usize = 256;
     /// Sums of gates that fit a unit's registers.
     const MOST_SUMS: usize = 8;
     let WritingExtent { layers, hidden, vocabulary, between, .. } = extent;
-    let of_unit = hidden.div_ceil(hidden.div_ceil(limits.of_unit).min(limits.units));
+    let units = hidden.div_ceil(limits.of_unit).min(MOST_UNITS).min(limits.units);
+    let of_unit = hidden.div_ceil(units);
     let vectors = layers + usize::from(between != Between::Nothing);
     // Beside them a lane has its latest token and its highest score.
     let room = limits.shared.saturating_sub(1) / (vectors * hidden + vocabulary + 2);

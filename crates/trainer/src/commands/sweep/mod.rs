@@ -7,7 +7,7 @@ mod trial;
 use self::record::{Record, Standing, Standings};
 use self::trial::Site;
 use super::print_json;
-use super::training::{Parts, Text, program, quoted};
+use super::training::{Parts, Text, check_device, program, quoted};
 use crate::cli::{ShowArgs, SweepArgs};
 use crate::error::Error;
 use crate::progress::{Console, Style};
@@ -43,6 +43,7 @@ fn search(args: &SweepArgs, sweep: &Sweep, signals: Signals) -> Result<(), Error
     let text = Text::new(source.read(data, None)?);
     let device = choice.open()?;
     for trial in &sweep.trials {
+        check_device(&trial.config, &device)?;
         Parts::new(&trial.config, &text.corpus, &device)?;
     }
     if let Some(signal) = signals.received() {

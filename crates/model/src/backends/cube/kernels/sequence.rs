@@ -55,11 +55,11 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int, W: Float>(
 
     // Two copies in turns: one is read while the other is written.
     let mut states = Shared::<[f32]>::new_slice(comptime!(2 * lanes * hidden));
-    let mut near = Shared::<[GatesOf<W>]>::new_slice(comptime!((extent.held * hidden).max(1)));
     let mut cell = Array::<f32>::new(comptime!(of_unit * lanes));
     let mut sums = Array::<Gates>::new(comptime!(of_unit * lanes));
 
-    hold::<W>(weight, &mut near, extent);
+    let near = hold::<W>(weight, extent);
+    let far = ComptimeOption::<Shared<[GatesOf<W>]>>::new_None();
     #[unroll]
     for own in 0..of_unit {
         let u = own * units + unit;
@@ -98,10 +98,10 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int, W: Float>(
             }
         }
         for k in 0..extent.held {
-            add_row::<W>(&mut sums, &states, read, weight, &near, k, true, extent);
+            add_row::<W>(&mut sums, &states, read, weight, &near, k, extent);
         }
         for k in extent.held..hidden {
-            add_row::<W>(&mut sums, &states, read, weight, &near, k, false, extent);
+            add_row::<W>(&mut sums, &states, read, weight, &far, k, extent);
         }
         #[unroll]
         for own in 0..of_unit {
@@ -174,11 +174,11 @@ pub(in crate::backends::cube) fn sequence_backward<W: Float>(
 
     // The gradients of the gates' sums one step later; two copies in turns.
     let mut later = Shared::<[Gates]>::new_slice(comptime!(2 * lanes * hidden));
-    let mut near = Shared::<[GatesOf<W>]>::new_slice(comptime!((extent.held * hidden).max(1)));
     let mut of_c = Array::<f32>::new(comptime!(of_unit * lanes));
     let mut sums = Array::<Gates>::new(comptime!(of_unit * lanes));
 
-    hold::<W>(weight, &mut near, extent);
+    let near = hold::<W>(weight, extent);
+    let far = ComptimeOption::<Shared<[GatesOf<W>]>>::new_None();
     #[unroll]
     for own in 0..of_unit {
         let u = own * units + unit;
@@ -202,10 +202,10 @@ pub(in crate::backends::cube) fn sequence_backward<W: Float>(
         }
         if round > 0 {
             for k in 0..extent.held {
-                add_row_back::<W>(&mut sums, &later, read, weight, &near, k, true, extent);
+                add_row_back::<W>(&mut sums, &later, read, weight, &near, k, extent);
             }
             for k in extent.held..hidden {
-                add_row_back::<W>(&mut sums, &later, read, weight, &near, k, false, extent);
+                add_row_back::<W>(&mut sums, &later, read, weight, &far, k, extent);
             }
         }
         #[unroll]
@@ -253,34 +253,43 @@ pub(in crate::backends::cube) fn sequence_backward<W: Float>(
     }
 }
 
-/// A unit keeps its own hidden units' columns of the first rows of the weight: nobody else reads them,
-/// and nobody has to wait for them.
+/// Each unit keeps its own hidden units' columns of the first rows of the weight near: nobody else reads
+/// them, and nobody has to wait for them.
 #[cube]
 fn hold<W: Float>(
     weight: &[GatesOf<W>],
-    near: &mut Shared<[GatesOf<W>]>,
     #[comptime] extent: Extent,
-) {
-    for k in 0..extent.held {
-        #[unroll]
-        for own in 0..extent.of_unit {
-            let u = own * CUBE_DIM_X as usize + UNIT_POS_X as usize;
-            if u < extent.hidden {
-                near[k * extent.hidden + u] = weight[k * extent.hidden + u];
+) -> ComptimeOption<Shared<[GatesOf<W>]>> {
+    if comptime!(extent.held == 0) {
+        ComptimeOption::new_None()
+    } else {
+        let mut near = Shared::<[GatesOf<W>]>::new_slice(comptime!(extent.held * extent.hidden));
+        for k in 0..extent.held {
+            #[unroll]
+            for own in 0..extent.of_unit {
+                let u = own * CUBE_DIM_X as usize + UNIT_POS_X as usize;
+                if u < extent.hidden {
+                    near[k * extent.hidden + u] = weight[k * extent.hidden + u];
+                }
             }
         }
+        ComptimeOption::new_Some(near)
     }
 }
 
-/// The weight of a hidden unit in a row.
+/// The weight at a place, from shared memory where it is kept there.
 #[cube]
 fn weight_at<W: Float>(
     weight: &[GatesOf<W>],
-    near: &Shared<[GatesOf<W>]>,
+    near: &ComptimeOption<Shared<[GatesOf<W>]>>,
     place: usize,
-    #[comptime] is_near: bool,
 ) -> Gates {
-    if comptime!(is_near) { Gates::cast_from(near[place]) } else { Gates::cast_from(weight[place]) }
+    #[comptime]
+    #[comptime]
+    match near {
+        ComptimeOption::Some(near) => Gates::cast_from(near[place]),
+        ComptimeOption::None => Gates::cast_from(weight[place]),
+    }
 }
 
 /// Adds the products of the lanes' hidden states k, which begin at `first`, with row k of the weight.
@@ -290,9 +299,8 @@ fn add_row<W: Float>(
     states: &Shared<[f32]>,
     first: usize,
     weight: &[GatesOf<W>],
-    near: &Shared<[GatesOf<W>]>,
+    near: &ComptimeOption<Shared<[GatesOf<W>]>>,
     k: usize,
-    #[comptime] is_near: bool,
     #[comptime] extent: Extent,
 ) {
     let mut state = Array::<f32>::new(extent.lanes);
@@ -304,7 +312,7 @@ fn add_row<W: Float>(
     for own in 0..extent.of_unit {
         let u = own * CUBE_DIM_X as usize + UNIT_POS_X as usize;
         if u < extent.hidden {
-            let w = weight_at::<W>(weight, near, k * extent.hidden + u, is_near);
+            let w = weight_at::<W>(weight, near, k * extent.hidden + u);
             #[unroll]
             for l in 0..extent.lanes {
                 sums[own * extent.lanes + l] += w * Gates::new(state[l]);
@@ -320,9 +328,8 @@ fn add_row_back<W: Float>(
     later: &Shared<[Gates]>,
     first: usize,
     weight: &[GatesOf<W>],
-    near: &Shared<[GatesOf<W>]>,
+    near: &ComptimeOption<Shared<[GatesOf<W>]>>,
     k: usize,
-    #[comptime] is_near: bool,
     #[comptime] extent: Extent,
 ) {
     let mut gradient = Array::<Gates>::new(extent.lanes);
@@ -334,7 +341,7 @@ fn add_row_back<W: Float>(
     for own in 0..extent.of_unit {
         let u = own * CUBE_DIM_X as usize + UNIT_POS_X as usize;
         if u < extent.hidden {
-            let w = weight_at::<W>(weight, near, k * extent.hidden + u, is_near);
+            let w = weight_at::<W>(weight, near, k * extent.hidden + u);
             #[unroll]
             for l in 0..extent.lanes {
                 sums[own * extent.lanes + l] += w * gradient[l];

@@ -31,7 +31,7 @@ pub(in crate::backends::cube) struct WritingExtent {
 /// a row, scores what may follow, and writes what it chose to the next row, if that is not one of the
 /// `given` ones. A cube owns some lanes.
 ///
-/// tokens `[N + 1, B]`; uniforms, numbers in [0, 1), a row for each token that is not given; start
+/// tokens `[G + N, B]`, of which G rows are given; uniforms `[N, B]`, numbers in [0, 1); start
 /// `[V, H]` of gates, what the lowest layer's begin with; layers, of gates: the recurrent weight
 /// `[H, H]` of the lowest, and of each one above its bias `[H]`, its input weight `[H, H]` and its
 /// recurrent weight; head: its bias `[V]` and its weight `[H, V]`; state `[L, 2, B, H]`, h and c.
@@ -209,8 +209,8 @@ pub(in crate::backends::cube) fn write(
             highest[unit] = best_score;
             latest[unit] = best as i32;
         }
-        sync_cube();
         if comptime!(!extent.greedy) {
+            sync_cube();
             let mut at = unit;
             while at < comptime!(lanes * vocabulary) {
                 let distance = (scores[at] - highest[at / vocabulary]) * sharpness;
