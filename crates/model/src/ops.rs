@@ -1,4 +1,6 @@
 //! The operations that backends have of their own.
+// Not at the trait's method: the macro copies that to where nothing is too long.
+#![expect(clippy::too_many_arguments, reason = "a layer reads tokens and has six tensors beside")]
 #![cfg_attr(
     feature = "ndarray",
     expect(deprecated, reason = "Burn prefers flex; this project offers both, and tests both")
@@ -71,7 +73,6 @@ pub trait LstmOps: Backend {
     /// - embedding: `[V, E]`
     /// - weight_input: `[E, 4H]`
     /// - all others: as of [`lstm_layer`](Self::lstm_layer)
-    #[allow(clippy::too_many_arguments, reason = "a layer has so many")]
     fn lstm_token_layer(
         tokens: IntTensor<Self>,
         embedding: FloatTensor<Self>,

@@ -98,10 +98,10 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int, W: Float>(
             }
         }
         for k in 0..extent.held {
-            add_row::<W>(&mut sums, &states, read, weight, &near, k, extent);
+            add_row::<W, f32>(&mut sums, &states, read, weight, &near, k, extent);
         }
         for k in extent.held..hidden {
-            add_row::<W>(&mut sums, &states, read, weight, &far, k, extent);
+            add_row::<W, f32>(&mut sums, &states, read, weight, &far, k, extent);
         }
         #[unroll]
         for own in 0..of_unit {
@@ -202,10 +202,10 @@ pub(in crate::backends::cube) fn sequence_backward<W: Float>(
         }
         if round > 0 {
             for k in 0..extent.held {
-                add_row_back::<W>(&mut sums, &later, read, weight, &near, k, extent);
+                add_row::<W, Gates>(&mut sums, &later, read, weight, &near, k, extent);
             }
             for k in extent.held..hidden {
-                add_row_back::<W>(&mut sums, &later, read, weight, &far, k, extent);
+                add_row::<W, Gates>(&mut sums, &later, read, weight, &far, k, extent);
             }
         }
         #[unroll]
@@ -292,21 +292,22 @@ fn weight_at<W: Float>(
     }
 }
 
-/// Adds the products of the lanes' hidden states k, which begin at `first`, with row k of the weight.
+/// Adds the products of the lanes' numbers k, which begin at `first`, with row k of the weight: of
+/// hidden states, with all four gates, or of the gates' gradients, gate by gate.
 #[cube]
-fn add_row<W: Float>(
+fn add_row<W: Float, N: CubePrimitive>(
     sums: &mut Array<Gates>,
-    states: &Shared<[f32]>,
+    numbers: &Shared<[N]>,
     first: usize,
     weight: &[GatesOf<W>],
     near: &ComptimeOption<Shared<[GatesOf<W>]>>,
     k: usize,
     #[comptime] extent: Extent,
 ) {
-    let mut state = Array::<f32>::new(extent.lanes);
+    let mut factors = Array::<Gates>::new(extent.lanes);
     #[unroll]
     for l in 0..extent.lanes {
-        state[l] = states[first + l * extent.hidden + k];
+        factors[l] = Gates::cast_from(numbers[first + l * extent.hidden + k]);
     }
     #[unroll]
     for own in 0..extent.of_unit {
@@ -315,36 +316,7 @@ fn add_row<W: Float>(
             let w = weight_at::<W>(weight, near, k * extent.hidden + u);
             #[unroll]
             for l in 0..extent.lanes {
-                sums[own * extent.lanes + l] += w * Gates::new(state[l]);
-            }
-        }
-    }
-}
-
-/// The same of the gradients of the gates of hidden unit k, gate by gate.
-#[cube]
-fn add_row_back<W: Float>(
-    sums: &mut Array<Gates>,
-    later: &Shared<[Gates]>,
-    first: usize,
-    weight: &[GatesOf<W>],
-    near: &ComptimeOption<Shared<[GatesOf<W>]>>,
-    k: usize,
-    #[comptime] extent: Extent,
-) {
-    let mut gradient = Array::<Gates>::new(extent.lanes);
-    #[unroll]
-    for l in 0..extent.lanes {
-        gradient[l] = later[first + l * extent.hidden + k];
-    }
-    #[unroll]
-    for own in 0..extent.of_unit {
-        let u = own * CUBE_DIM_X as usize + UNIT_POS_X as usize;
-        if u < extent.hidden {
-            let w = weight_at::<W>(weight, near, k * extent.hidden + u);
-            #[unroll]
-            for l in 0..extent.lanes {
-                sums[own * extent.lanes + l] += w * gradient[l];
+                sums[own * extent.lanes + l] += w * factors[l];
             }
         }
     }
