@@ -35,13 +35,14 @@ pub struct Hardware {
     pub subgroup: usize,
 }
 
-/// Whether the device is a GPU that reads 16-bit numbers: float16, or else bfloat16. Opens the device.
-pub fn has_half(device: &Device) -> bool {
+/// Whether the device is a GPU that reads the recurrent weights of layers of so many hidden units as 16-bit
+/// numbers: float16, or else bfloat16. Opens the device.
+pub fn has_half(device: &Device, hidden: usize) -> bool {
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
     if let DispatchDevice::Cube(device) = device.clone().without_autodiff().as_dispatch() {
-        return crate::backends::cube::half(&device.client()).is_some();
+        return crate::backends::cube::has_half(&device.client(), hidden);
     }
-    let _ = device;
+    let _ = (device, hidden);
     false
 }
 

@@ -16,8 +16,8 @@ pub enum Implementation {
     #[default]
     Fused,
     /// As `Fused`, but a GPU reads the recurrent weights as 16-bit numbers, float16 or else bfloat16,
-    /// where it has them (see [`devices::has_half`](crate::devices::has_half)) and a layer is one
-    /// launch: half as many bytes, twice as large a layer. Weights, sums and gradients stay float32.
+    /// where it can (see [`devices::has_half`](crate::devices::has_half)): half as many bytes, and a
+    /// layer twice as large in one launch. Weights, sums and gradients stay float32.
     Half,
     /// In plain tensor operations: the specification.
     Reference,

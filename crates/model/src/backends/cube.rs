@@ -24,7 +24,7 @@ use cubecl::ir::FloatKind;
 use cubecl::ir::features::TypeUsage;
 use cubecl::prelude::*;
 
-use self::layer::{Limits, in_one, step_by_step};
+use self::layer::{Limits, Sequence, in_one, step_by_step};
 use self::reading::Reading;
 pub(crate) use self::writing::Writing;
 use super::{Kernels, Layer, LayerInput, Recurrence, plain};
@@ -142,12 +142,18 @@ fn has_room_for_buffers(client: &Client) -> bool {
 }
 
 /// The 16-bit numbers that a device reads, the more exact ones first.
-pub(crate) fn half(client: &Client) -> Option<ElemType> {
+fn half(client: &Client) -> Option<ElemType> {
     let can_read = |element: &ElemType| {
         let usage = client.properties().type_usage(*element);
         usage.is_superset(TypeUsage::Buffer | TypeUsage::Conversion)
     };
     [FloatKind::F16, FloatKind::BF16].map(ElemType::Float).into_iter().find(can_read)
+}
+
+/// Whether a device reads the weights of layers of so many hidden units as those.
+pub(crate) fn has_half(client: &Client, hidden: usize) -> bool {
+    let sequence = Sequence { steps: 1, batch: 1, hidden };
+    half(client).is_some_and(|half| sequence.division(Limits::of(client), half).is_some())
 }
 
 /// A unit of the device for each of so many elements.

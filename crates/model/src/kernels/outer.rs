@@ -6,7 +6,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::packing::{PanelRow, STREAMS, WIDTH};
+use super::packing::{PanelRow, STREAMS, WIDTH, copy_first};
 use super::parallel::Piece;
 use super::prefetch::prefetch;
 use super::product::{Onto, put_down};
@@ -78,15 +78,6 @@ fn lay_blocks(rows: Rows<'_>, depths: Piece, blocks: &mut Vec<[f32; BLOCK]>) {
                 copy_first(to, &row[index * BLOCK..]);
             }
         }
-    }
-}
-
-/// Copies the first numbers, or what there is of them.
-#[inline(always)]
-fn copy_first<const N: usize>(to: &mut [f32; N], from: &[f32]) {
-    match from.first_chunk::<N>() {
-        Some(from) => *to = *from,
-        None => to[..from.len()].copy_from_slice(from),
     }
 }
 

@@ -44,7 +44,7 @@ impl Packed {
             {
                 let width = WIDTH.min(columns - first);
                 for (to, from) in panel[index * STREAMS..].iter_mut().zip(from.chunks(stride)) {
-                    to.0[..width].copy_from_slice(&from[first..][..width]);
+                    copy_first(&mut to.0, &from[first..][..width]);
                 }
             }
         }
@@ -107,5 +107,15 @@ impl Packed {
         (self.rows, self.columns) = (rows, columns);
         self.panels.clear();
         self.panels.resize(columns.div_ceil(WIDTH) * rows, PanelRow([0.0; WIDTH]));
+    }
+}
+
+/// Copies the first numbers, or what there is of them. All of them in a few instructions: a call would
+/// cost as much again.
+#[inline(always)]
+pub(super) fn copy_first<const N: usize>(to: &mut [f32; N], from: &[f32]) {
+    match from.first_chunk::<N>() {
+        Some(from) => *to = *from,
+        None => to[..from.len()].copy_from_slice(from),
     }
 }

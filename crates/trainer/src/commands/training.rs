@@ -172,11 +172,13 @@ pub(super) fn complete(ready: Ready<'_>) -> Result<Finished, Error> {
 
 /// Finds out whether a device can do what a configuration wants of it.
 pub(super) fn check_device(config: &Config, device: &Device) -> Result<(), Error> {
-    if !config.train.half || has_half(device) {
+    let hidden = config.model.hidden;
+    if !config.train.half || has_half(device, hidden) {
         return Ok(());
     }
     let key = "train.half".to_owned();
-    let expected = "false: this device reads no 16-bit numbers".to_owned();
+    let expected =
+        format!("false: this device reads no 16-bit numbers in layers of {hidden} hidden units");
     Err(ConfigError::BadValue { key, expected, got: "true".to_owned() }.into())
 }
 

@@ -1,14 +1,23 @@
 //! What the parts of a layer have, put together.
 
+use crate::kernels::parallel::{for_each, piece_length};
 use crate::kernels::spare;
+
+/// What a number is worth in elementary operations: it waits for the memory.
+const WORK: usize = 8;
 
 /// The sums of what all parts have for the same places.
 pub(super) fn added(mut parts: Vec<Vec<f32>>) -> Vec<f32> {
     let mut sums = parts.remove(0);
-    for part in parts {
-        sums.iter_mut().zip(&part).for_each(|(sum, number)| *sum += number);
-        spare::give(part);
-    }
+    let work = WORK * sums.len() * parts.len();
+    let length = piece_length(sums.len(), work);
+    for_each(sums.chunks_mut(length).enumerate().collect(), work, |(index, sums)| {
+        for part in &parts {
+            let numbers = &part[index * length..];
+            sums.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number);
+        }
+    });
+    parts.into_iter().for_each(spare::give);
     sums
 }
 
@@ -20,16 +29,23 @@ pub(super) fn step_by_step(parts: Vec<Vec<f32>>, steps: usize) -> Vec<f32> {
 
 /// So many numbers of each part in turns.
 pub(super) fn side_by_side(parts: Vec<Vec<f32>>, lengths: &[usize]) -> Vec<f32> {
-    let mut numbers = spare::take(parts.iter().map(Vec::len).sum());
-    let mut rest = numbers.as_mut_slice();
-    for turn in 0..parts[0].len() / lengths[0] {
-        for (part, &length) in parts.iter().zip(lengths) {
-            let (to, behind) = rest.split_at_mut(length);
-            to.copy_from_slice(&part[turn * length..][..length]);
-            rest = behind;
+    let (width, turns) = (lengths.iter().sum(), parts[0].len() / lengths[0]);
+    let fits = |(part, length): (&Vec<f32>, &usize)| part.len() == turns * length;
+    assert!(parts.iter().zip(lengths).all(fits), "the parts have as many numbers in each turn");
+    let mut numbers = spare::take(turns * width);
+    let work = WORK * numbers.len();
+    let many = piece_length(turns, work);
+    for_each(numbers.chunks_mut(many * width).enumerate().collect(), work, |(index, numbers)| {
+        for (turn, row) in numbers.chunks_exact_mut(width).enumerate() {
+            let turn = index * many + turn;
+            let mut rest = row;
+            for (part, &length) in parts.iter().zip(lengths) {
+                let (to, behind) = rest.split_at_mut(length);
+                to.copy_from_slice(&part[turn * length..][..length]);
+                rest = behind;
+            }
         }
-    }
-    assert!(rest.is_empty(), "the parts have as many numbers in each turn");
+    });
     parts.into_iter().for_each(spare::give);
     numbers
 }

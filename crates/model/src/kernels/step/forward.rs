@@ -4,6 +4,7 @@ use pulp::{Simd, WithSimd};
 
 use super::{Place, lanes_of_tile};
 use crate::kernels::cell::{load, store, unit_forward, unit_output};
+use crate::kernels::packing::copy_first;
 use crate::kernels::parallel::Piece;
 
 /// Units of a panel.
@@ -37,8 +38,9 @@ impl GatePanels {
             {
                 let width = UNITS.min(units.length - first);
                 for (to, row) in panel[8 * index..].iter_mut().zip(rows.chunks_exact(4 * hidden)) {
-                    for (to, from) in to.0.chunks_exact_mut(UNITS).zip(row.chunks_exact(hidden)) {
-                        to[..width].copy_from_slice(&from[units.start + first..][..width]);
+                    let (gates, _) = to.0.as_chunks_mut::<UNITS>();
+                    for (to, from) in gates.iter_mut().zip(row.chunks_exact(hidden)) {
+                        copy_first(to, &from[units.start + first..][..width]);
                     }
                 }
             }
