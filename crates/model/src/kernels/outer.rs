@@ -18,7 +18,8 @@ const DEPTH: usize = 128;
 const BLOCK: usize = 8;
 
 /// leftᵀ × right, onto what is said, into `to`, for `left` `[K, M]`, `right` `[K, N]` and `to`
-/// `[M, N]`: the sum of K outer products, in the order of the rows. ///
+/// `[M, N]`: the sum of K outer products, in the order of the rows.
+///
 /// # Panics
 ///
 /// Where the two have not the same number of rows, or none.
