@@ -153,7 +153,8 @@ fn half(client: &Client) -> Option<ElemType> {
 /// Whether a device reads the weights of layers of so many hidden units as those.
 pub(crate) fn has_half(client: &Client, hidden: usize) -> bool {
     let sequence = Sequence { steps: 1, batch: 1, hidden };
-    half(client).is_some_and(|half| sequence.division(Limits::of(client), half).is_some())
+    has_room_for_buffers(client)
+        && half(client).is_some_and(|half| sequence.division(Limits::of(client), half).is_some())
 }
 
 /// A unit of the device for each of so many elements.
