@@ -2,7 +2,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 /// Every device of this build, by name.
 pub fn devices() -> Vec<(&'static str, Device)> {
-    let devices: Vec<_> = [ndarray(), flex(), wgpu()].into_iter().flatten().collect();
+    let devices: Vec<_> = [ndarray(), flex(), wgpu(), cuda()].into_iter().flatten().collect();
     assert!(!devices.is_empty(), "no backend is compiled in");
     devices
 }
@@ -26,6 +26,15 @@ fn wgpu() -> Option<(&'static str, Device)> {
     match Device::enumerate(burn::tensor::DeviceType::Wgpu).into_vec().into_iter().next() {
         Some(device) => return Some(("wgpu", device)),
         None => eprintln!("SKIPPED: the wgpu tests, for no adapter exists"),
+    }
+    None
+}
+
+fn cuda() -> Option<(&'static str, Device)> {
+    #[cfg(feature = "cuda")]
+    match Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec().into_iter().next() {
+        Some(device) => return Some(("cuda", device)),
+        None => eprintln!("SKIPPED: the cuda tests, for no such GPU is here"),
     }
     None
 }
@@ -55,8 +64,18 @@ pub fn relative_error(got: &[f32], expected: &[f32]) -> f64 {
     difference / largest(&mut expected.iter().map(|value| f64::from(value.abs()))).max(1e-30)
 }
 
+/// Whether the device of this name is a GPU, or what plays one.
+pub fn is_gpu(name: &str) -> bool {
+    ["wgpu", "cuda"].contains(&name)
+}
+
 /// The devices of the CPU.
 pub fn cpus() -> impl Iterator<Item = (&'static str, Device)> {
     // Where there is a GPU, its kernels have tests of their own: software is slow at the sizes here.
-    devices().into_iter().filter(|(name, _)| *name != "wgpu")
+    devices().into_iter().filter(|(name, _)| !is_gpu(name))
+}
+
+/// The GPUs, and what plays one.
+pub fn gpus() -> impl Iterator<Item = (&'static str, Device)> {
+    devices().into_iter().filter(|(name, _)| is_gpu(name))
 }

@@ -18,7 +18,7 @@ import bench_pytorch
 parser = argparse.ArgumentParser()
 parser.add_argument("poquelin")
 parser.add_argument("--rounds", type=int, default=5)
-parser.add_argument("--row", nargs="+", default=list(bench_pytorch.ROWS), choices=bench_pytorch.ROWS)
+parser.add_argument("--row", nargs="+", default=bench_pytorch.CPU_ROWS, choices=bench_pytorch.ROWS)
 options = parser.parse_args()
 pytorch = [sys.executable, str(pathlib.Path(__file__).with_name("bench_pytorch.py"))]
 

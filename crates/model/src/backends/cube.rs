@@ -1,11 +1,13 @@
 //! The operations as kernels for CubeCL's devices: wgpu, vulkan, metal and cuda.
 //!
-//! What a GPU waits for at these sizes are launches. A whole sequence is one, there and back: lanes
-//! never meet, so a cube owns some and goes through time by itself. What is left — the products of
-//! all steps at once — the backend's own matrix product does.
+//! What a GPU waits for at these sizes are launches. A layer goes through a sequence in one, there and
+//! back, by cubes that own some lanes each or share them (`layer.rs`, `meeting.rs`); or else step by step.
+//! The products of all steps at once are matrix products of our own (`products.rs`).
 
 mod kernels;
 mod layer;
+mod meeting;
+mod products;
 mod reading;
 #[cfg(all(test, feature = "wgpu"))]
 mod tests;
@@ -24,7 +26,9 @@ use cubecl::ir::FloatKind;
 use cubecl::ir::features::TypeUsage;
 use cubecl::prelude::*;
 
-use self::layer::{Limits, Sequence, in_one, step_by_step};
+use self::layer::{Limits, Sequence, Way, by_products, in_one};
+use self::meeting::shared;
+use self::products::Factor;
 use self::reading::Reading;
 pub(crate) use self::writing::Writing;
 use super::{Kernels, Layer, LayerInput, Recurrence, plain};
@@ -45,10 +49,40 @@ impl Kernels for CubeBackend {
         let sequence = reading.extent(&recurrence);
         let half = if recurrence.half { half(client) } else { None };
         let weight = half.unwrap_or(ElemType::Float(FloatKind::F32));
-        match sequence.division(limits, weight) {
-            Some(division) => in_one(sequence, division, weight, reading, recurrence, with_back),
-            None => step_by_step(sequence, reading, recurrence, with_back),
+        match sequence.way(limits, weight, meeting::can_meet(client)) {
+            Way::Alone(division) => {
+                in_one(sequence, division, weight, reading, recurrence, with_back)
+            }
+            Way::Shared(shares) => shared(sequence, shares, reading, recurrence, with_back),
+            Way::ByProducts => by_products(sequence, reading, recurrence, with_back),
         }
+    }
+
+    fn linear(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if input.dtype != DType::F32 {
+            return plain::linear::<Self>(input, weight, bias);
+        }
+        products::product([Factor::rows(input), Factor::columns(weight)], Some(bias))
+    }
+
+    fn linear_back(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        if input.dtype != DType::F32 {
+            return plain::linear_back::<Self>(input, weight, grad);
+        }
+        let of_bias = products::sum_rows(grad.clone());
+        [
+            products::product([Factor::rows(grad.clone()), Factor::rows(weight)], None),
+            products::product([Factor::columns(input), Factor::columns(grad)], None),
+            of_bias,
+        ]
     }
 
     fn linear_cross_entropy(
@@ -62,18 +96,16 @@ impl Kernels for CubeBackend {
         const NARROW: usize = 1024;
         let [vocabulary] = bias.shape().dims();
         if vocabulary > NARROW {
-            return plain::linear_cross_entropy::<Self>(
-                input,
-                weight,
-                bias,
+            return plain::linear_cross_entropy_by::<Self>(
+                [input, weight, bias],
                 targets,
                 with_gradients,
+                <Self as Kernels>::linear,
+                <Self as Kernels>::linear_back,
             );
         }
         let [rows, _] = input.shape().dims();
-        let logits = into_contiguous(plain::linear::<Self>(input.clone(), weight.clone(), bias));
-        // Its numbers are about to change: nobody else may have them.
-        let logits = if logits.can_mut() { logits } else { logits.copy() };
+        let logits = <Self as Kernels>::linear(input.clone(), weight.clone(), bias);
         let losses = empty(&logits, [rows]);
         let targets = into_contiguous(targets);
         let index = dtype_to_storage_type(targets.dtype);
@@ -92,7 +124,8 @@ impl Kernels for CubeBackend {
             index,
         );
         let loss = Self::float_reshape(Self::float_sum(losses), Shape::new([1]));
-        let gradients = with_gradients.then(|| plain::linear_back::<Self>(input, weight, logits));
+        let gradients =
+            with_gradients.then(|| <Self as Kernels>::linear_back(input, weight, logits));
         (loss, gradients)
     }
 
@@ -163,7 +196,8 @@ fn elementwise(client: &Client, count: usize) -> (CubeCount, CubeDim) {
     (cubecl::calculate_cube_count_elemwise(client, count, dim), dim)
 }
 
-/// A tensor of f32 numbers that nobody has written yet, on the device of another.
+/// A tensor of f32 numbers that nobody has written yet, on the device of another, without gaps between
+/// its rows.
 fn empty(like: &CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
     let (client, device) = (like.client.clone(), like.device.clone());
     empty_device_contiguous_dtype(client, device, shape.into(), DType::F32)
@@ -171,5 +205,10 @@ fn empty(like: &CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
 
 fn zeros(like: &CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
     let (client, device) = (like.client.clone(), like.device.clone());
-    zeros_client(client, device, shape.into(), DType::F32)
+    into_contiguous(zeros_client(client, device, shape.into(), DType::F32))
+}
+
+/// The same numbers in memory that is nobody else's, without gaps between their rows.
+fn copy(tensor: CubeTensor) -> CubeTensor {
+    into_contiguous(into_contiguous(tensor).copy())
 }

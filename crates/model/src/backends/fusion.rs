@@ -66,6 +66,27 @@ impl Kernels for Fused {
         Layer { outputs, c, back }
     }
 
+    fn linear(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let client = input.client.clone();
+        let result =
+            <CubeBackend as Kernels>::linear(unfused(input), unfused(weight), unfused(bias));
+        fused(&client, result)
+    }
+
+    fn linear_back(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        let client = input.client.clone();
+        let gradients = CubeBackend::linear_back(unfused(input), unfused(weight), unfused(grad));
+        gradients.map(|gradient| fused(&client, gradient))
+    }
+
     fn linear_cross_entropy(
         input: FloatTensor<Self>,
         weight: FloatTensor<Self>,

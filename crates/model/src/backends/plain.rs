@@ -62,7 +62,15 @@ struct KeptStep<B: Backend> {
 }
 
 /// The input's share of the gates, `[T, B, 4H]`.
-pub(super) fn products<B: Backend>(input: &LayerInput<B>) -> FloatTensor<B> {
+fn products<B: Backend>(input: &LayerInput<B>) -> FloatTensor<B> {
+    products_by(input, linear::<B>)
+}
+
+/// The same with another product of input and weight.
+pub(super) fn products_by<B: Backend>(
+    input: &LayerInput<B>,
+    linear: impl FnOnce(FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) -> FloatTensor<B>,
+) -> FloatTensor<B> {
     let ([steps, batch], flat, weight, bias) = match input {
         LayerInput::Products(products) => return products.clone(),
         LayerInput::Dense { x, weight, bias } => {
@@ -76,7 +84,7 @@ pub(super) fn products<B: Backend>(input: &LayerInput<B>) -> FloatTensor<B> {
         }
     };
     let [_, width] = dims::<B, 2>(weight);
-    let products = linear::<B>(flat, weight.clone(), bias.clone());
+    let products = linear(flat, weight.clone(), bias.clone());
     B::float_reshape(products, Shape::new([steps, batch, width]))
 }
 
@@ -137,49 +145,63 @@ fn gradients<B: Backend>(
     grad_products: FloatTensor<B>,
     grad_states: [FloatTensor<B>; 2],
 ) -> Vec<FloatTensor<B>> {
-    let of_weight = recurrent_gradient::<B>(h, outputs, grad_products.clone());
+    let of_weight = recurrent_gradient::<B>(read_by_steps::<B>(h, outputs), grad_products.clone());
     let mut results = input_gradients::<B>(input, grad_products);
     results.push(of_weight);
     results.extend(grad_states);
     results
 }
 
-/// The gradient of the recurrent weight.
-pub(super) fn recurrent_gradient<B: Backend>(
+/// What each step read, `[T, B, H]`: the initial state, then all outputs but the last.
+pub(super) fn read_by_steps<B: Backend>(
     h: FloatTensor<B>,
     outputs: FloatTensor<B>,
-    grad_products: FloatTensor<B>,
 ) -> FloatTensor<B> {
     let [steps, batch, hidden] = dims::<B, 3>(&outputs);
-    // What each step read: the initial state, then all outputs but the last.
     let first = B::float_reshape(h, Shape::new([1, batch, hidden]));
-    let read = match steps {
+    match steps {
         1 => first,
         _ => {
             let others = B::float_slice(outputs, &[Slice::from(0..steps - 1)]);
             B::float_cat(vec![first, others], 0)
         }
-    };
+    }
+}
+
+/// The gradient of the recurrent weight, from what each step read.
+fn recurrent_gradient<B: Backend>(
+    read: FloatTensor<B>,
+    grad_products: FloatTensor<B>,
+) -> FloatTensor<B> {
     B::float_matmul(B::float_transpose(flat::<B>(read)), flat::<B>(grad_products))
 }
 
 /// The gradients of an input's float tensors, in their order.
-pub(super) fn input_gradients<B: Backend>(
+fn input_gradients<B: Backend>(
     input: LayerInput<B>,
     grad_products: FloatTensor<B>,
+) -> Vec<FloatTensor<B>> {
+    input_gradients_by(input, grad_products, linear_back::<B>)
+}
+
+/// The same with another way back through the product of input and weight.
+pub(super) fn input_gradients_by<B: Backend>(
+    input: LayerInput<B>,
+    grad_products: FloatTensor<B>,
+    linear_back: impl FnOnce(FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) -> [FloatTensor<B>; 3],
 ) -> Vec<FloatTensor<B>> {
     let flat_grads = flat::<B>(grad_products.clone());
     match input {
         LayerInput::Products(_) => vec![grad_products],
         LayerInput::Dense { x, weight, .. } => {
             let shape = TensorMetadata::shape(&x);
-            let [of_x, of_weight, of_bias] = linear_back::<B>(flat::<B>(x), weight, flat_grads);
+            let [of_x, of_weight, of_bias] = linear_back(flat::<B>(x), weight, flat_grads);
             vec![B::float_reshape(of_x, shape), of_weight, of_bias]
         }
         LayerInput::Tokens { tokens, embedding, weight, .. } => {
             let tokens = flat_tokens::<B>(&tokens);
             let rows = B::float_select(embedding.clone(), 0, tokens.clone());
-            let [of_rows, of_weight, of_bias] = linear_back::<B>(rows, weight, flat_grads);
+            let [of_rows, of_weight, of_bias] = linear_back(rows, weight, flat_grads);
             let zeros = zeros_like::<B>(&embedding);
             let of_embedding =
                 B::float_select_assign(zeros, 0, tokens, of_rows, IndexingUpdateOp::Add);
@@ -221,9 +243,21 @@ pub(super) fn linear_cross_entropy<B: Backend>(
     targets: IntTensor<B>,
     with_gradients: bool,
 ) -> (FloatTensor<B>, Option<[FloatTensor<B>; 3]>) {
+    let head = [input, weight, bias];
+    linear_cross_entropy_by::<B>(head, targets, with_gradients, linear::<B>, linear_back::<B>)
+}
+
+/// The same with another product of input and weight, and another way back through it.
+pub(super) fn linear_cross_entropy_by<B: Backend>(
+    [input, weight, bias]: [FloatTensor<B>; 3],
+    targets: IntTensor<B>,
+    with_gradients: bool,
+    linear: impl FnOnce(FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) -> FloatTensor<B>,
+    linear_back: impl FnOnce(FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) -> [FloatTensor<B>; 3],
+) -> (FloatTensor<B>, Option<[FloatTensor<B>; 3]>) {
     let [rows, _] = dims::<B, 2>(&input);
     let share = 1.0 / rows as f32;
-    let logits = linear::<B>(input.clone(), weight.clone(), bias);
+    let logits = linear(input.clone(), weight.clone(), bias);
     let log_probabilities = B::log_softmax(logits, 1);
     let targets = B::int_reshape(targets, Shape::new([rows, 1]));
     let chosen = B::float_gather(1, log_probabilities.clone(), targets.clone());
@@ -234,7 +268,7 @@ pub(super) fn linear_cross_entropy<B: Backend>(
         let minus_one = B::float_add_scalar(zeros_like::<B>(&chosen), (-1.0).into());
         let differences =
             B::float_scatter(1, probabilities, targets, minus_one, IndexingUpdateOp::Add);
-        linear_back::<B>(input, weight, B::float_mul_scalar(differences, share.into()))
+        linear_back(input, weight, B::float_mul_scalar(differences, share.into()))
     });
     (loss, gradients)
 }

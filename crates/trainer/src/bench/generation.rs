@@ -21,11 +21,11 @@ pub(super) fn measure(row: &Row, implementation: Implementation, device: &Device
             let network = CharLstmConfig::new(VOCABULARY, row.hidden).init(Seed::new(0), device);
             let many_lanes = Writer::new(&network, row.batch, 1.0);
             if many_lanes.is_on_device() {
-                return many(many_lanes, &writer.tokens[..1]);
+                return many(many_lanes, &writer.tokens[..1], device);
             }
             drop(many_lanes);
             let mut decoder = Decoder::new(&network, row.batch);
-            median_time(|| writer.choose(|tokens| decoder.step(tokens)))
+            median_time(device, || writer.choose(|tokens| decoder.step(tokens)))
         }
         Implementation::Reference => reference(row, writer, device),
         Implementation::BurnNn => burns(row, writer, device),
@@ -33,12 +33,12 @@ pub(super) fn measure(row: &Row, implementation: Implementation, device: &Device
 }
 
 /// The time of a step of a GPU that makes many before the host hears of them.
-fn many(mut writer: Writer, tokens: &[u32]) -> Duration {
+fn many(mut writer: Writer, tokens: &[u32], device: &Device) -> Duration {
     const STEPS: u32 = 256;
     let uniforms: Vec<f64> =
         (0..STEPS as usize * writer.lanes()).map(|k| (k as f64 * 0.618_034).fract()).collect();
     writer.read(tokens);
-    median_time(|| drop(black_box(writer.write(&uniforms)))) / STEPS
+    median_time(device, || drop(black_box(writer.write(&uniforms)))) / STEPS
 }
 
 /// The latest token of every lane, and who chooses the next.
@@ -71,7 +71,7 @@ fn reference(row: &Row, mut writer: Hand, device: &Device) -> Duration {
     let mut network = CharLstmConfig::new(VOCABULARY, row.hidden).init(Seed::new(0), device);
     network.lstm.implementation = Path::Reference;
     let mut state = None;
-    median_time(|| {
+    median_time(device, || {
         writer.step(device, |tokens| {
             let (logits, next) = network.forward(tokens, state.take());
             state = Some(next);
@@ -85,7 +85,7 @@ fn burns(row: &Row, mut writer: Hand, device: &Device) -> Duration {
     let lstm = LstmConfig::new(row.hidden, row.hidden, true).init(device);
     let head = LinearConfig::new(row.hidden, VOCABULARY).init(device);
     let mut state = None;
-    median_time(|| {
+    median_time(device, || {
         writer.step(device, |tokens| {
             let (output, next) = lstm.forward(embedding.forward(tokens), state.take());
             state = Some(next);

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor};
 use clap::ValueEnum;
+use poquelin_model::devices;
 use serde::{Deserialize, Serialize};
 
 pub use rate::gemm_rate;
@@ -73,12 +74,14 @@ pub struct Row {
 }
 
 /// All rows.
-pub const ROWS: [Row; 8] = [
+pub const ROWS: [Row; 10] = [
     training_row("step-b8-t50-h64", [8, 50], 64, 1, 0.0),
     training_row("step-b1-h128", [1, 100], 128, 1, 0.0),
     training_row("step-b32-h128", [32, 100], 128, 1, 0.0),
+    training_row("step-b64-h128", [64, 100], 128, 1, 0.0),
     training_row("step-b64-h512", [64, 100], 512, 1, 0.0),
     training_row("step-b32-h256-l2", [32, 100], 256, 2, 0.2),
+    training_row("step-b256-h1024-l2", [256, 100], 1024, 2, 0.0),
     generation_row("generate-1-h128", 1, 128),
     generation_row("generate-1-h512", 1, 512),
     generation_row("generate-64-h512", 64, 512),
@@ -124,6 +127,11 @@ impl Row {
         2.0 * multiplications as f64
     }
 
+    /// Whether it is left to a GPU unless asked for by name: a CPU would have minutes to do.
+    pub fn is_for_gpu(&self) -> bool {
+        self.operations() > 1e12
+    }
+
     /// Times the row: the median of several rounds.
     pub fn measure(&self, implementation: Implementation, device: &Device) -> Duration {
         match self.work {
@@ -162,23 +170,41 @@ fn read(number: Tensor<1>) -> f32 {
     black_box(number.into_scalar::<f32>())
 }
 
-/// The median time of a call of `step`, over several rounds of as many calls as fill a while.
-fn median_time(mut step: impl FnMut()) -> Duration {
+/// Whether it is a GPU, and no program that plays one.
+pub fn is_card(device: &Device) -> bool {
+    devices::hardware(device).is_some_and(|hardware| hardware.is_card)
+}
+
+fn wait_for(device: &Device) {
+    device.sync().expect("the device is there to the end");
+}
+
+/// The median time of a call of `step`, over several rounds of as many calls as fill a while; a
+/// round ends when the device has done all of it.
+fn median_time(device: &Device, mut step: impl FnMut()) -> Duration {
     const ROUNDS: usize = 5;
     const WARM_UP: Duration = Duration::from_millis(100);
     const ROUND: Duration = Duration::from_millis(400);
+    // Of a GPU more calls than fill the while, since the host's launches vary.
+    let fewest = if is_card(device) { 10 } else { 1 };
+    // The first call compiles kernels, and chooses among them.
+    step();
+    wait_for(device);
     let began = Instant::now();
     let mut calls = 0_u32;
     while calls == 0 || began.elapsed() < WARM_UP {
         step();
         calls += 1;
     }
+    wait_for(device);
     let each = began.elapsed() / calls;
-    let calls = (ROUND.as_secs_f64() / each.as_secs_f64()).ceil().max(1.0) as u32;
+    let calls = (ROUND.as_secs_f64() / each.as_secs_f64()).ceil() as u32;
+    let calls = calls.max(fewest);
     let mut rounds: Vec<Duration> = (0..ROUNDS)
         .map(|_| {
             let began = Instant::now();
             (0..calls).for_each(|_| step());
+            wait_for(device);
             began.elapsed() / calls
         })
         .collect();

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use crate::bench::{Implementation, Line, Row, gemm_rate};
+use crate::bench::{Implementation, Line, Row, gemm_rate, is_card};
 use crate::cli::BenchArgs;
 use crate::error::Error;
 use crate::threads;
@@ -30,7 +30,7 @@ fn measure(args: &BenchArgs, rows: &[Row], others: &[Line]) -> Result<(), Error>
     let rate = gemm_rate(&device);
     if !args.json {
         super::print(&format!(
-            "{}, matrix products at {:.0} GFLOP/s\n\n{:<18}{:<11}{:>12}{:>11}{:>8}{:>9}",
+            "{}, matrix products at {:.0} GFLOP/s\n\n{:<19}{:<11}{:>12}{:>11}{:>8}{:>9}",
             choice.backend,
             rate / 1e9,
             "row",
@@ -41,7 +41,9 @@ fn measure(args: &BenchArgs, rows: &[Row], others: &[Line]) -> Result<(), Error>
             "fused is"
         ))?;
     }
-    for row in rows {
+    let is_gpu = is_card(&device);
+    let is_asked = |row: &&Row| args.row.is_some() || is_gpu || !row.is_for_gpu();
+    for row in rows.iter().filter(is_asked) {
         let mut lines: Vec<Line> = Vec::new();
         for &implementation in &implementations {
             let seconds = row.measure(implementation, &device).as_secs_f64();
@@ -72,7 +74,7 @@ fn print_rows(lines: &[Line]) -> Result<(), Error> {
         let times =
             fused.map(|fused| format!("{:.1} ×", fused.chars_per_second / line.chars_per_second));
         super::print(&format!(
-            "{:<18}{:<11}{:>12.0}{:>11.3}{:>8}{:>9}",
+            "{:<19}{:<11}{:>12.0}{:>11.3}{:>8}{:>9}",
             line.row,
             line.implementation,
             line.chars_per_second,

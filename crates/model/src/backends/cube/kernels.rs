@@ -1,17 +1,20 @@
 //! What runs on the device.
 //!
-//! All buffers are row major and contiguous. A unit of the device takes hidden units `UNIT_POS`,
-//! `UNIT_POS + CUBE_DIM` and so on; `of_unit` counts them.
+//! All buffers are row major and contiguous.
 
 #![allow(missing_docs)] // of what the macro makes of each function
+mod meeting;
 mod pointwise;
+mod products;
 mod sequence;
 mod step;
 mod writing;
 
 use cubecl::prelude::*;
 
+pub(super) use meeting::{Shares, UNITS_EACH, meeting_backward, meeting_forward};
 pub(super) use pointwise::{adamw, softmax_loss, sum_by_token};
+pub(super) use products::{Tiling, product, sum_rows};
 pub(super) use sequence::{Extent, sequence_backward, sequence_forward};
 pub(super) use step::{step_backward, step_forward};
 pub(super) use writing::{WritingExtent, write};

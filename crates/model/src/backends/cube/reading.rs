@@ -10,9 +10,10 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::layer::Sequence;
-use super::{elementwise, empty, kernels};
-use crate::backends::{LayerInput, Recurrence, plain};
+use super::layer::{Limits, Sequence};
+use super::products::{Factor, product, sum_rows};
+use super::{empty, kernels};
+use crate::backends::{Kernels, LayerInput, Recurrence, plain};
 
 /// What a layer reads, with the four gates of a hidden unit side by side, as the kernels have them:
 /// the last axis of products, weights and bias is `[H, 4]` and no longer `[4, H]`.
@@ -62,7 +63,7 @@ impl Reading {
 
     /// The input's share of the gates: of every place, or of every token.
     pub(super) fn products(&self) -> CubeTensor {
-        into_contiguous(plain::products::<CubeBackend>(&self.input))
+        into_contiguous(plain::products_by(&self.input, CubeBackend::linear))
     }
 
     /// The tokens for a kernel, which wants some in any case, and their type.
@@ -84,20 +85,41 @@ impl Reading {
         grad_products: CubeTensor,
         grad_states: [CubeTensor; 2],
     ) -> Vec<CubeTensor> {
-        let of_recurrent =
-            plain::recurrent_gradient::<CubeBackend>(h, outputs, grad_products.clone());
+        let read = plain::read_by_steps::<CubeBackend>(h, outputs);
+        self.gradients_of(read, grad_products, grad_states)
+    }
+
+    /// The same from what each step read, `[T, B, H]`.
+    pub(super) fn gradients_of(
+        self,
+        read: CubeTensor,
+        grad_products: CubeTensor,
+        grad_states: [CubeTensor; 2],
+    ) -> Vec<CubeTensor> {
+        let flat = |tensor: CubeTensor| {
+            let [steps, batch, width] = tensor.shape().dims();
+            Factor::columns(CubeBackend::float_reshape(tensor, Shape::new([steps * batch, width])))
+        };
+        let of_recurrent = product([flat(read), flat(grad_products.clone())], None);
         let mut results = match (self.tokens, &self.input) {
             (Some(tokens), LayerInput::Dense { x, .. }) => {
                 let shape = x.shape();
                 let grad_table = sum_by_token(tokens, grad_products, shape[1]);
-                let mut results =
-                    plain::input_gradients::<CubeBackend>(self.input.clone(), grad_table);
+                let mut results = plain::input_gradients_by(
+                    self.input.clone(),
+                    grad_table,
+                    CubeBackend::linear_back,
+                );
                 let of_embedding = results.remove(0);
                 let shape = Shape::new([shape[1], shape[2]]);
                 results.insert(0, CubeBackend::float_reshape(of_embedding, shape));
                 results
             }
-            _ => plain::input_gradients::<CubeBackend>(self.input.clone(), grad_products),
+            _ => plain::input_gradients_by(
+                self.input.clone(),
+                grad_products,
+                CubeBackend::linear_back,
+            ),
         };
         // All but a vector's or an embedding's have gates.
         let first = usize::from(!matches!(self.input, LayerInput::Products(_)));
@@ -116,27 +138,37 @@ pub(super) fn sum_by_token(
     grad_products: CubeTensor,
     vocabulary: usize,
 ) -> CubeTensor {
-    /// Hidden units for which a unit of the device looks through the tokens once.
-    const EACH: usize = 4;
+    const MOST_UNITS: usize = 32;
+    /// Places whose sums are formed by themselves, at the least.
+    const LEAST_PLACES: usize = 64;
     let [steps, batch, width] = grad_products.shape().dims();
-    let grad_table = empty(&grad_products, [1, vocabulary, width]);
-    let (hidden, element) = (width / 4, dtype_to_storage_type(tokens.dtype));
+    let (places, hidden) = (steps * batch, width / 4);
+    let element = dtype_to_storage_type(tokens.dtype);
     let client = grad_products.client.clone();
-    let (cubes, units) = elementwise(&client, vocabulary * hidden.div_ceil(EACH));
+    let limits = Limits::of(&client);
+    let room = limits.shared / (4 * vocabulary);
+    let units = 1 << MOST_UNITS.min(room).min(limits.units).max(1).ilog2();
+    let groups = hidden.div_ceil(units);
+    let parts = (4 * limits.cubes / groups).min(places / LEAST_PLACES).max(1);
+    let each = places.div_ceil(parts);
+    let parts = places.div_ceil(each);
+    let tables = empty(&grad_products, [parts, vocabulary * width]);
     kernels::sum_by_token::launch(
         &client,
-        cubes,
-        units,
+        CubeCount::Static(groups as u32, parts as u32, 1),
+        CubeDim::new_1d(units as u32),
         tokens.into_buffer_arg(),
         grad_products.into_buffer_arg(),
-        grad_table.clone().into_buffer_arg(),
-        steps * batch,
+        tables.clone().into_buffer_arg(),
+        places,
+        each,
         vocabulary,
         hidden,
-        EACH,
+        units,
         element,
     );
-    grad_table
+    let table = if parts > 1 { sum_rows(tables) } else { tables };
+    CubeBackend::float_reshape(table, Shape::new([1, vocabulary, width]))
 }
 
 /// How the last axis of a tensor holds the gates.

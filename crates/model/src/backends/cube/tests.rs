@@ -5,7 +5,8 @@ use burn::backend::ops::IntTensorOps;
 use burn::tensor::{Device, DeviceType, TensorData};
 use burn_cubecl::cubecl::Device as CubeDevice;
 
-use super::layer::{Division, Sequence, in_type};
+use super::layer::{Division, in_type};
+use super::products::{divide, product_within, sum_rows};
 use super::*;
 use crate::kernels::decoding::{Between, HeadWeights, LayerWeights, NetworkWeights};
 
@@ -57,16 +58,44 @@ fn assert_close(name: &str, got: CubeTensor, expected: CubeTensor) {
     }
 }
 
-/// However the work is divided over cubes and units, and step by step.
+/// A card with so many units in a cube, and so many multiprocessors.
+fn card(units: usize, cubes: usize) -> Limits {
+    Limits { units, shared: 8192, cubes, of_unit: 1, is_card: true }
+}
+
+/// However the work is divided over cubes and units, and by products of matrices.
 #[test]
 fn every_division_of_the_work_makes_the_plain_layer() {
     let Some(device) = device() else { return };
-    let divisions = [(1, 1, 0), (2, 1, 1), (1, 2, 0), (3, 4, usize::MAX)];
-    for [steps, batch, hidden] in [[1, 1, 1], [5, 3, 7], [4, 5, 33]] {
+    // What plays a card has one memory. WGSL has no word for what a card would need.
+    let can_meet = !Limits::of(&device.client()).is_card;
+    let divisions = [
+        (1, 1, 1, 0, 0),
+        (2, 1, 1, 0, 1),
+        (1, 2, 1, 0, 0),
+        (3, 4, 1, 0, 12),
+        (2, 2, 3, 0, 1),
+        (1, 1, 4, 2, 5),
+    ];
+    for [steps, batch, hidden] in [[1, 1, 1], [5, 3, 7], [4, 5, 33], [3, 18, 64]] {
         let sequence = Sequence { steps, batch, hidden };
-        let divisions = divisions.map(|(lanes, of_unit, held)| {
-            Some(Division { lanes, of_unit, held: hidden.min(held) })
+        let alone = divisions.map(|(lanes, of_unit, parts, in_registers, held)| {
+            let parts = hidden.min(parts);
+            let rows = hidden.div_ceil(parts);
+            let in_registers = rows.min(in_registers);
+            let held = held.min(rows - in_registers);
+            Way::Alone(Division { lanes, of_unit, parts, in_registers, held })
         });
+        // Of forty cubes only as many as there are cores come in time, and have shares of others too.
+        let shared_ways = [(card(32, 4), false), (card(64, 40), true), (card(256, 4), true)]
+            .into_iter()
+            .filter(|&(_, meets)| !meets || can_meet)
+            .map(|(limits, meets)| {
+                let share = |is_back| sequence.shares(limits, meets, is_back);
+                Way::Shared([false, true].map(|is_back| share(is_back).expect("it fits")))
+            });
+        let ways: Vec<Way> =
+            alone.into_iter().chain(shared_ways).chain([Way::ByProducts]).collect();
         let (weight, bias) =
             (tensor(1, [4, 4 * hidden], &device), tensor(2, [4 * hidden], &device));
         let tokens: Vec<i32> = (0..steps * batch).map(|k| (k * k % 6) as i32).collect();
@@ -103,15 +132,16 @@ fn every_division_of_the_work_makes_the_plain_layer() {
             let grad_c = (index % 2 == 0).then(|| tensor(7, [batch, hidden], &device));
             let plain = plain::layer::<CubeBackend>(input.clone(), recurrence.clone(), true);
             let expected = plain.back.expect("asked for").go(grad.clone(), grad_c.clone());
-            for division in divisions.into_iter().chain([None]) {
-                let name = format!("input {index}, {division:?}, {sequence:?}");
+            for &way in &ways {
+                let name = format!("input {index}, {way:?}, {sequence:?}");
                 let run = |keep| {
                     let (reading, recurrence) = (Reading::new(input.clone()), recurrence.clone());
-                    match division {
-                        Some(division) => {
+                    match way {
+                        Way::Alone(division) => {
                             in_one(sequence, division, FLOAT_32, reading, recurrence, keep)
                         }
-                        None => step_by_step(sequence, reading, recurrence, keep),
+                        Way::Shared(shares) => shared(sequence, shares, reading, recurrence, keep),
+                        Way::ByProducts => by_products(sequence, reading, recurrence, keep),
                     }
                 };
                 let (without, got) = (run(false), run(true));
@@ -156,7 +186,7 @@ fn half_a_weight_is_the_rounded_weight() {
     let plain = plain::layer::<CubeBackend>(input(), recurrence(rounded), true);
     let expected = plain.back.expect("asked for").go(grad.clone(), None);
     for held in [0, 10] {
-        let division = Division { lanes: 2, of_unit: 2, held };
+        let division = Division { lanes: 2, of_unit: 2, parts: 2, in_registers: 0, held };
         let (reading, recurrence) = (Reading::new(input()), recurrence(weight.clone()));
         let got = in_one(sequence, division, half, reading, recurrence, true);
         assert_close("outputs", got.outputs, plain.outputs.clone());
@@ -165,6 +195,80 @@ fn half_a_weight_is_the_rounded_weight() {
             assert_close(&format!("gradient {index}"), got, expected.clone());
         }
     }
+}
+
+/// In all layouts, in tiles of all sizes and in parts.
+#[test]
+fn products_are_the_plain_ones() {
+    let Some(device) = device() else { return };
+    for [rows, columns, depth] in [[1, 1, 1], [5, 70, 9], [8, 12, 300], [130, 140, 20]] {
+        let [left, right] =
+            [tensor(1, [rows, depth], &device), tensor(2, [depth, columns], &device)];
+        let bias = tensor(3, [columns], &device);
+        let expected = CubeBackend::float_matmul(left.clone(), right.clone());
+        let with_bias = plain::linear::<CubeBackend>(left.clone(), right.clone(), bias.clone());
+        let transposed = |matrix: &CubeTensor| CubeBackend::float_transpose(matrix.clone());
+        let lefts = || [Factor::rows(left.clone()), Factor::columns(transposed(&left))];
+        let rights = || [Factor::columns(right.clone()), Factor::rows(transposed(&right))];
+        for index in 0..4 {
+            let factors = || {
+                let ([a, b], [c, d]) = (lefts(), rights());
+                [if index % 2 == 0 { a } else { b }, if index / 2 == 0 { c } else { d }]
+            };
+            let name = format!("{rows} × {depth} × {columns}, {index}");
+            // Small tiles, for small devices; those of most; and large ones.
+            for limits in [card(64, 4), card(256, 9), card(256, 1)] {
+                let product = |bias| {
+                    let results = product_within(limits, factors(), bias);
+                    let [parts, ..] = results.shape().dims::<3>();
+                    let flat = Shape::new([parts, rows * columns]);
+                    let sum = sum_rows(CubeBackend::float_reshape(results, flat));
+                    CubeBackend::float_reshape(sum, Shape::new([rows, columns]))
+                };
+                assert_close(&name, product(None), expected.clone());
+                assert_close(&name, product(Some(bias.clone())), with_bias.clone());
+            }
+        }
+    }
+    for rows in [1, 7, 300, 20_000] {
+        let matrix = CubeBackend::float_abs(tensor(4, [rows, 3], &device));
+        let expected = CubeBackend::float_sum_dim(matrix.clone(), 0);
+        let expected = CubeBackend::float_reshape(expected, Shape::new([3]));
+        assert_close("the sum of rows", sum_rows(matrix), expected);
+    }
+}
+
+#[test]
+fn products_keep_every_multiprocessor_busy() {
+    let limits = Limits { cubes: 132, units: 1024, shared: 12_000, of_unit: 1, is_card: true };
+    let shape = |limits, extent, most| {
+        let (tiling, parts) = divide(limits, extent, most);
+        (tiling.tile, parts)
+    };
+    assert_eq!(shape(limits, [25_600, 4096, 1024], 99), (128, 1), "of a whole sequence");
+    assert_eq!(shape(limits, [256, 4096, 1024], 99), (128, 2), "of a step");
+    assert_eq!(shape(limits, [6400, 76, 128], 1), (64, 1), "one that cannot be divided");
+    assert_eq!(shape(limits, [128, 512, 6400], 99), (64, 17), "of a small weight's gradient");
+    assert_eq!(shape(Limits { units: 64, ..limits }, [64, 64, 64], 99), (32, 1), "a small device");
+}
+
+/// What was fastest on an H100.
+#[test]
+fn a_gpu_goes_the_way_that_suits_the_layer() {
+    let limits = Limits { cubes: 132, units: 1024, shared: 58_000, of_unit: 1, is_card: true };
+    let way = |steps, batch, hidden, can_meet| match (Sequence { steps, batch, hidden })
+        .way(limits, FLOAT_32, can_meet)
+    {
+        Way::Alone(_) => "alone",
+        Way::Shared([forward, _]) if forward.meets => "meeting",
+        Way::Shared(_) => "shared",
+        Way::ByProducts => "products",
+    };
+    assert_eq!([way(100, 64, 128, true), way(100, 64, 128, false)], ["alone"; 2]);
+    assert_eq!([way(100, 64, 512, true), way(100, 64, 512, false)], ["meeting", "shared"]);
+    assert_eq!([way(100, 32, 256, true), way(100, 32, 256, false)], ["meeting", "alone"]);
+    assert_eq!([way(100, 256, 1024, true), way(100, 256, 1024, false)], ["products"; 2]);
+    assert_eq!([way(1, 32, 256, true), way(1, 32, 256, false)], ["alone"; 2]);
 }
 
 #[test]
@@ -207,7 +311,7 @@ fn what_is_no_number_is_told() {
 }
 
 #[test]
-fn large_weights_and_small_devices_go_step_by_step() {
+fn a_division_fits_the_device() {
     let divide = |hidden, batch, units, shared, weight| {
         let limits = Limits { units, shared, cubes: 64, of_unit: 1, is_card: true };
         Sequence { steps: 9, batch, hidden }.division(limits, weight)
@@ -215,27 +319,38 @@ fn large_weights_and_small_devices_go_step_by_step() {
     let division = |hidden, batch, units, shared| divide(hidden, batch, units, shared, FLOAT_32);
     let (lanes, of_unit) = (|d: Division| d.lanes, |d: Division| d.of_unit);
     assert_eq!(division(128, 1, 1024, 8192).map(lanes), Some(1));
-    assert_eq!(division(128, 256, 1024, 8192).map(lanes), Some(4));
-    assert_eq!(division(256, 256, 1024, 4096).map(lanes), Some(2), "what memory allows");
+    assert_eq!(division(128, 256, 1024, 1 << 14).map(lanes), Some(4));
+    assert_eq!(division(128, 256, 1024, 8192).map(lanes), Some(3), "what memory allows");
     assert_eq!(division(256, 1, 128, 4096).map(of_unit), Some(2));
     assert_eq!(division(256, 1, 32, 4096).map(lanes), None, "too many for a unit");
     assert_eq!(division(256, 1, 256, 2000).map(lanes), None, "too many for a group's memory");
     assert_eq!(division(257, 1, 1024, 8192).map(lanes), None, "a large weight");
-    let held = |d: Division| d.held;
-    assert_eq!(division(64, 1, 1024, 1 << 15).map(held), Some(64), "the whole weight");
-    assert_eq!(division(128, 1, 1024, 1 << 14).map(held), Some(30), "what there is room for");
-    assert_eq!(division(128, 999, 1024, 1 << 14).map(held), Some(0), "cubes that share memory");
+    let near = |d: Division| (d.parts, d.in_registers, d.held);
+    assert_eq!(division(64, 1, 1024, 1 << 15).map(near), Some((8, 8, 0)), "all in registers");
+    assert_eq!(
+        division(128, 1, 1024, 1 << 15).map(near),
+        Some((4, 16, 14)),
+        "what there is room for"
+    );
+    assert_eq!(
+        division(128, 999, 1024, 1 << 14).map(near),
+        Some((4, 16, 3)),
+        "four lanes of a cube"
+    );
     for shared in (1000..16_000).step_by(333) {
         for (hidden, batch) in [(7, 1), (64, 9), (128, 70), (200, 300), (256, 999)] {
-            let Some(Division { lanes, held, .. }) = division(hidden, batch, 1024, shared) else {
+            let Some(division) = division(hidden, batch, 1024, shared) else {
                 continue;
             };
-            let numbers = 4 * hidden * (2 * lanes + held);
+            let Division { lanes, parts, held, .. } = division;
+            let padded = hidden.div_ceil(parts) * parts;
+            let of_lane = 2 * padded + (parts - 1) * hidden;
+            let numbers = 4 * (lanes * of_lane + parts * held * hidden);
             assert!(numbers <= shared, "H {hidden}, B {batch}: {numbers} of {shared}");
         }
     }
     let half = |hidden| divide(hidden, 1, 1024, 1 << 14, ElemType::Float(FloatKind::F16));
-    assert_eq!(half(128).map(held), Some(60), "twice as many rows");
+    assert_eq!(half(128).map(near), Some((4, 16, 13)), "twice as many rows");
     assert!(half(360).is_some() && half(370).is_none(), "layers that are twice as large");
 }
 

@@ -139,7 +139,7 @@ impl Writing {
 /// How cubes divide the lanes, and units the hidden units; `None` where a cube cannot hold a lane.
 fn divide(extent: WritingExtent, batch: usize, limits: Limits) -> Option<WritingExtent> {
     const MOST_LANES: usize = 4;
-    const MOST_UNITS: usize = 256;
+    const MOST_UNITS: usize = 512;
     /// Sums of gates that fit a unit's registers.
     const MOST_SUMS: usize = 8;
     let WritingExtent { layers, hidden, vocabulary, between, .. } = extent;

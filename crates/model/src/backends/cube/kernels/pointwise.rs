@@ -7,47 +7,54 @@ use cubecl::prelude::*;
 
 use super::Gates;
 
-/// The gradients of the vocabulary's products: for each token the sum over the places where it
-/// stands, in their order. A unit of the device takes `each` hidden units of a token.
+/// The gradients of the vocabulary's products, of some places: for each token the sum over those of
+/// them where it stands, in their order. A unit of the device takes a hidden unit, and nobody else its sums.
 ///
-/// grad_products `[N, H]` of gates, tokens `[N]`, grad_table `[V, H]` of gates.
+/// grad_products `[N, H]` of gates, tokens `[N]`, grad_tables `[S, V, H]` of gates.
 #[cube(launch)]
 pub(in crate::backends::cube) fn sum_by_token<I: Int>(
     tokens: &[I],
     grad_products: &[Gates],
-    grad_table: &mut [Gates],
+    grad_tables: &mut [Gates],
     places: usize,
-    vocabulary: usize,
+    each: usize,
+    #[comptime] vocabulary: usize,
     #[comptime] hidden: usize,
-    #[comptime] each: usize,
+    #[comptime] units: usize,
     #[define(I)] _token: ElemType,
 ) {
-    let groups = comptime!(hidden.div_ceil(each));
-    let token = ABSOLUTE_POS / groups;
-    let group = ABSOLUTE_POS % groups;
-    if token < vocabulary {
-        let mut sums = Array::<Gates>::new(each);
-        #[unroll]
-        for own in 0..each {
-            sums[own] = Gates::new(0.0f32);
-        }
-        for place in 0..places {
-            if usize::cast_from(tokens[place]) == token {
-                #[unroll]
-                for own in 0..each {
-                    let u = own * groups + group;
-                    if u < hidden {
-                        sums[own] += grad_products[place * hidden + u];
-                    }
+    /// Places that are read before they are added.
+    const AT_ONCE: usize = 8;
+    let unit = UNIT_POS_X as usize;
+    let u = CUBE_POS_X as usize * units + unit;
+    let first = CUBE_POS_Y as usize * each;
+    let last = min(first + each, places);
+    let mut sums = Shared::<[Gates]>::new_slice(comptime!(vocabulary * units));
+    for token in 0..vocabulary {
+        sums[token * units + unit] = Gates::new(0.0f32);
+    }
+    if u < hidden {
+        let mut place = first;
+        while place < last {
+            let mut some = Array::<Gates>::new(AT_ONCE);
+            #[unroll]
+            for k in 0..AT_ONCE {
+                some[k] = Gates::new(0.0f32);
+                if place + k < last {
+                    some[k] = grad_products[(place + k) * hidden + u];
                 }
             }
-        }
-        #[unroll]
-        for own in 0..each {
-            let u = own * groups + group;
-            if u < hidden {
-                grad_table[token * hidden + u] = sums[own];
+            #[unroll]
+            for k in 0..AT_ONCE {
+                if place + k < last {
+                    sums[usize::cast_from(tokens[place + k]) * units + unit] += some[k];
+                }
             }
+            place += AT_ONCE;
+        }
+        for token in 0..vocabulary {
+            grad_tables[(CUBE_POS_Y as usize * vocabulary + token) * hidden + u] =
+                sums[token * units + unit];
         }
     }
 }
@@ -85,8 +92,8 @@ pub(in crate::backends::cube) fn softmax_loss<I: Int>(
     }
 }
 
-/// One step of AdamW on each number that has a gradient. `decayed` is 1 − learning rate × weight decay, `rate` the
-/// learning rate over the first moment's correction, `correction` 1 over the second one's.
+/// One step of AdamW on each number that has a gradient. `decayed` is 1 − learning rate × weight decay,
+/// `rate` the learning rate over the first moment's correction, `correction` 1 over the second one's.
 #[cube(launch)]
 pub(in crate::backends::cube) fn adamw(
     parameter: &[f32],

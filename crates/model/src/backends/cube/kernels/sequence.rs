@@ -1,10 +1,13 @@
-//! A whole sequence in one launch.
+//! A whole sequence in one launch, whose cubes do not meet.
 
 // The macro makes functions of its own for each of these, with more parameters still.
 #![allow(missing_docs, clippy::too_many_arguments)]
 
+mod rows;
+
 use cubecl::prelude::*;
 
+use self::rows::{add_rows, hold, into_registers, join_parts, partial_sums};
 use super::{Gates, GatesOf, activate, next_cell, row_of, squash, unit_backward};
 
 /// The extent of a sequence and how its work is divided: what the kernel is compiled for.
@@ -16,7 +19,11 @@ pub(in crate::backends::cube) struct Extent {
     pub(in crate::backends::cube) lanes: usize,
     /// Hidden units of a unit of the device, at most.
     pub(in crate::backends::cube) of_unit: usize,
-    /// Rows of the weight, the first ones, that a cube keeps in shared memory.
+    /// Groups of units of the device, each with rows of the weight of its own.
+    pub(in crate::backends::cube) parts: usize,
+    /// Rows of a part that its units keep in registers, the first ones.
+    pub(in crate::backends::cube) in_registers: usize,
+    /// Rows of a part that the cube keeps in shared memory, the next ones.
     pub(in crate::backends::cube) held: usize,
     /// Whether gates and cell states of all steps are kept.
     pub(in crate::backends::cube) keep: bool,
@@ -24,12 +31,33 @@ pub(in crate::backends::cube) struct Extent {
     pub(in crate::backends::cube) by_token: bool,
 }
 
-/// A layer's recurrence over a whole sequence. A cube owns some lanes, and its units meet once per
-/// step to hand each other the hidden states.
+impl Extent {
+    /// Rows of the weight that are a part's.
+    pub(in crate::backends::cube) const fn rows(self) -> usize {
+        self.hidden.div_ceil(self.parts)
+    }
+
+    /// Units of the device of a part.
+    pub(in crate::backends::cube) const fn units(self) -> usize {
+        self.hidden.div_ceil(self.of_unit)
+    }
+
+    /// The numbers of a lane, one for each row of every part.
+    const fn padded(self) -> usize {
+        self.rows() * self.parts
+    }
+
+    const fn is_even(self) -> bool {
+        self.hidden.is_multiple_of(self.parts)
+    }
+}
+
+/// A layer's recurrence over a whole sequence. A cube owns some lanes, and its units meet at every
+/// step to hand each other sums and hidden states.
 ///
 /// products `[T, B, H]` of gates, or `[V, H]` with tokens `[T, B]`; weight `[H, H]` of gates, h and c
-/// `[B, H]`; outputs `[T, B, H]`, kept `[T, B, H]` of gates behind their activations and cells `[T, B, H]`, or without `keep`
-/// nothing and `[B, H]`.
+/// `[B, H]`; outputs `[T, B, H]`, kept `[T, B, H]` of gates behind their activations and cells
+/// `[T, B, H]`, or without `keep` nothing and `[B, H]`.
 #[cube(launch)]
 pub(in crate::backends::cube) fn sequence_forward<I: Int, W: Float>(
     tokens: &[I],
@@ -49,41 +77,44 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int, W: Float>(
     let hidden = comptime!(extent.hidden);
     let lanes = comptime!(extent.lanes);
     let of_unit = comptime!(extent.of_unit);
+    let units = comptime!(extent.units());
     let first_lane = CUBE_POS_X as usize * lanes;
-    let unit = UNIT_POS_X as usize;
-    let units = CUBE_DIM_X as usize;
+    let part = UNIT_POS_X as usize / units;
+    let unit = UNIT_POS_X as usize % units;
 
     // Two copies in turns: one is read while the other is written.
-    let mut states = Shared::<[f32]>::new_slice(comptime!(2 * lanes * hidden));
+    let mut states = Shared::<[f32]>::new_slice(comptime!(2 * lanes * extent.padded()));
+    let mut partial = partial_sums(extent);
     let mut cell = Array::<f32>::new(comptime!(of_unit * lanes));
     let mut sums = Array::<Gates>::new(comptime!(of_unit * lanes));
 
-    let near = hold::<W>(weight, extent);
-    let far = ComptimeOption::<Shared<[GatesOf<W>]>>::new_None();
+    let own_weights = into_registers::<W>(weight, part, unit, extent);
+    let near = hold::<W>(weight, part, unit, extent);
+    let mut place = UNIT_POS_X as usize;
+    while place < comptime!(2 * lanes * extent.padded()) {
+        states[place] = 0.0f32;
+        place += comptime!(extent.units() * extent.parts);
+    }
+    sync_cube();
     #[unroll]
     for own in 0..of_unit {
         let u = own * units + unit;
         #[unroll]
         for l in 0..lanes {
             let lane = first_lane + l;
-            if u < hidden {
-                // Lanes beyond the last go through the motions; what they read are numbers.
-                let mut state = 0.0f32;
-                let mut before = 0.0f32;
-                if lane < batch {
-                    state = h[lane * hidden + u];
-                    before = c[lane * hidden + u];
-                }
-                states[l * hidden + u] = state;
-                cell[own * lanes + l] = before;
+            cell[own * lanes + l] = 0.0f32;
+            // Lanes beyond the last go through the motions; what they read are numbers.
+            if part == 0 && u < hidden && lane < batch {
+                states[comptime!(l * extent.padded()) + u] = h[lane * hidden + u];
+                cell[own * lanes + l] = c[lane * hidden + u];
             }
         }
     }
     sync_cube();
 
     for step in 0..steps {
-        let read = (step % 2) * (lanes * hidden);
-        let write = (lanes * hidden) - read;
+        let read = (step % 2) * comptime!(lanes * extent.padded());
+        let write = comptime!(lanes * extent.padded()) - read;
         #[unroll]
         for own in 0..of_unit {
             let u = own * units + unit;
@@ -91,36 +122,44 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int, W: Float>(
             for l in 0..lanes {
                 let lane = first_lane + l;
                 sums[own * lanes + l] = Gates::new(0.0f32);
-                if u < hidden && lane < batch {
+                if part == 0 && u < hidden && lane < batch {
                     let row = row_of::<I>(tokens, step * batch + lane, extent.by_token);
                     sums[own * lanes + l] = products[row * hidden + u];
                 }
             }
         }
-        for k in 0..extent.held {
-            add_row::<W, f32>(&mut sums, &states, read, weight, &near, k, extent);
-        }
-        for k in extent.held..hidden {
-            add_row::<W, f32>(&mut sums, &states, read, weight, &far, k, extent);
-        }
-        #[unroll]
-        for own in 0..of_unit {
-            let u = own * units + unit;
-            if u < hidden {
-                #[unroll]
-                for l in 0..lanes {
-                    let lane = first_lane + l;
-                    let activated = activate(sums[own * lanes + l]);
-                    let next = next_cell(activated, cell[own * lanes + l]);
-                    cell[own * lanes + l] = next;
-                    let state = activated.extract(3usize) * squash(next);
-                    states[write + l * hidden + u] = state;
-                    if lane < batch {
-                        let at = (step * batch + lane) * hidden + u;
-                        outputs[at] = state;
-                        if comptime!(extent.keep) {
-                            kept[at] = activated;
-                            cells[at] = next;
+        add_rows::<W, f32>(
+            &mut sums,
+            &states,
+            read,
+            weight,
+            &own_weights,
+            &near,
+            part,
+            unit,
+            extent,
+        );
+        join_parts(&mut sums, &mut partial, part, unit, extent);
+        if part == 0 {
+            #[unroll]
+            for own in 0..of_unit {
+                let u = own * units + unit;
+                if u < hidden {
+                    #[unroll]
+                    for l in 0..lanes {
+                        let lane = first_lane + l;
+                        let activated = activate(sums[own * lanes + l]);
+                        let next = next_cell(activated, cell[own * lanes + l]);
+                        cell[own * lanes + l] = next;
+                        let state = activated.extract(3usize) * squash(next);
+                        states[write + comptime!(l * extent.padded()) + u] = state;
+                        if lane < batch {
+                            let at = (step * batch + lane) * hidden + u;
+                            outputs[at] = state;
+                            if comptime!(extent.keep) {
+                                kept[at] = activated;
+                                cells[at] = next;
+                            }
                         }
                     }
                 }
@@ -129,7 +168,7 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int, W: Float>(
         sync_cube();
     }
 
-    if comptime!(!extent.keep) {
+    if comptime!(!extent.keep) && part == 0 {
         #[unroll]
         for own in 0..of_unit {
             let u = own * units + unit;
@@ -168,17 +207,29 @@ pub(in crate::backends::cube) fn sequence_backward<W: Float>(
     let hidden = comptime!(extent.hidden);
     let lanes = comptime!(extent.lanes);
     let of_unit = comptime!(extent.of_unit);
+    let units = comptime!(extent.units());
     let first_lane = CUBE_POS_X as usize * lanes;
-    let unit = UNIT_POS_X as usize;
-    let units = CUBE_DIM_X as usize;
+    let part = UNIT_POS_X as usize / units;
+    let unit = UNIT_POS_X as usize % units;
 
     // The gradients of the gates' sums one step later; two copies in turns.
-    let mut later = Shared::<[Gates]>::new_slice(comptime!(2 * lanes * hidden));
+    let mut later = Shared::<[Gates]>::new_slice(comptime!(2 * lanes * extent.padded()));
+    let mut partial = partial_sums(extent);
     let mut of_c = Array::<f32>::new(comptime!(of_unit * lanes));
     let mut sums = Array::<Gates>::new(comptime!(of_unit * lanes));
+    let mut activated = Array::<Gates>::new(comptime!(of_unit * lanes));
+    // The cell states behind and before the step, and the gradients of the outputs.
+    let mut cell = Array::<f32>::new(comptime!(of_unit * lanes));
+    let mut earlier = Array::<f32>::new(comptime!(of_unit * lanes));
+    let mut of_output = Array::<f32>::new(comptime!(of_unit * lanes));
 
-    let near = hold::<W>(weight, extent);
-    let far = ComptimeOption::<Shared<[GatesOf<W>]>>::new_None();
+    let own_weights = into_registers::<W>(weight, part, unit, extent);
+    let near = hold::<W>(weight, part, unit, extent);
+    let mut place = UNIT_POS_X as usize;
+    while place < comptime!(2 * lanes * extent.padded()) {
+        later[place] = Gates::new(0.0f32);
+        place += comptime!(extent.units() * extent.parts);
+    }
     #[unroll]
     for own in 0..of_unit {
         let u = own * units + unit;
@@ -186,138 +237,96 @@ pub(in crate::backends::cube) fn sequence_backward<W: Float>(
         for l in 0..lanes {
             let lane = first_lane + l;
             of_c[own * lanes + l] = 0.0f32;
-            if u < hidden && lane < batch {
+            if part == 0 && u < hidden && lane < batch {
                 of_c[own * lanes + l] = grad_last[lane * hidden + u];
             }
         }
     }
+    sync_cube();
 
     // One more round, for the gradient of the initial state.
     for round in 0..steps + 1 {
-        let read = (round % 2) * (lanes * hidden);
-        let write = (lanes * hidden) - read;
-        #[unroll]
-        for index in 0..of_unit * lanes {
-            sums[index] = Gates::new(0.0f32);
-        }
-        if round > 0 {
-            for k in 0..extent.held {
-                add_row::<W, Gates>(&mut sums, &later, read, weight, &near, k, extent);
-            }
-            for k in extent.held..hidden {
-                add_row::<W, Gates>(&mut sums, &later, read, weight, &far, k, extent);
-            }
-        }
+        let read = (round % 2) * comptime!(lanes * extent.padded());
+        let write = comptime!(lanes * extent.padded()) - read;
         #[unroll]
         for own in 0..of_unit {
             let u = own * units + unit;
-            if u < hidden {
-                #[unroll]
-                for l in 0..lanes {
-                    let lane = first_lane + l;
-                    let sum = sums[own * lanes + l];
-                    let mut of_h = sum.extract(0usize)
-                        + sum.extract(1usize)
-                        + sum.extract(2usize)
-                        + sum.extract(3usize);
-                    if lane < batch {
-                        if round < steps {
-                            let step = steps - 1 - round;
-                            let at = (step * batch + lane) * hidden + u;
-                            of_h += grad_outputs[at];
-                            let mut earlier = c[lane * hidden + u];
-                            if step > 0 {
-                                earlier = cells[at - batch * hidden];
-                            }
-                            let (of_sums, before) = unit_backward(
-                                kept[at],
-                                cells[at],
-                                earlier,
-                                of_h,
-                                of_c[own * lanes + l],
-                            );
-                            of_c[own * lanes + l] = before;
-                            later[write + l * hidden + u] = of_sums;
-                            grad_products[at] = of_sums;
-                        } else {
-                            grad_h[lane * hidden + u] = of_h;
-                            grad_c[lane * hidden + u] = of_c[own * lanes + l];
-                        }
+            #[unroll]
+            for l in 0..lanes {
+                let lane = first_lane + l;
+                let index = own * lanes + l;
+                sums[index] = Gates::new(0.0f32);
+                activated[index] = Gates::new(0.0f32);
+                cell[index] = 0.0f32;
+                earlier[index] = 0.0f32;
+                of_output[index] = 0.0f32;
+                // On their way before the products are formed.
+                if part == 0 && round < steps && u < hidden && lane < batch {
+                    let step = steps - 1 - round;
+                    let at = (step * batch + lane) * hidden + u;
+                    activated[index] = kept[at];
+                    cell[index] = cells[at];
+                    of_output[index] = grad_outputs[at];
+                    if step > 0 {
+                        earlier[index] = cells[at - batch * hidden];
                     } else {
-                        later[write + l * hidden + u] = Gates::new(0.0f32);
+                        earlier[index] = c[lane * hidden + u];
+                    }
+                }
+            }
+        }
+        if round > 0 {
+            add_rows::<W, Gates>(
+                &mut sums,
+                &later,
+                read,
+                weight,
+                &own_weights,
+                &near,
+                part,
+                unit,
+                extent,
+            );
+        }
+        join_parts(&mut sums, &mut partial, part, unit, extent);
+        if part == 0 {
+            #[unroll]
+            for own in 0..of_unit {
+                let u = own * units + unit;
+                if u < hidden {
+                    #[unroll]
+                    for l in 0..lanes {
+                        let lane = first_lane + l;
+                        let index = own * lanes + l;
+                        let sum = sums[index];
+                        let of_h = of_output[index]
+                            + sum.extract(0usize)
+                            + sum.extract(1usize)
+                            + sum.extract(2usize)
+                            + sum.extract(3usize);
+                        if lane < batch {
+                            if round < steps {
+                                let step = steps - 1 - round;
+                                let at = (step * batch + lane) * hidden + u;
+                                let (of_sums, before) = unit_backward(
+                                    activated[index],
+                                    cell[index],
+                                    earlier[index],
+                                    of_h,
+                                    of_c[index],
+                                );
+                                of_c[index] = before;
+                                later[write + comptime!(l * extent.padded()) + u] = of_sums;
+                                grad_products[at] = of_sums;
+                            } else {
+                                grad_h[lane * hidden + u] = of_h;
+                                grad_c[lane * hidden + u] = of_c[index];
+                            }
+                        }
                     }
                 }
             }
         }
         sync_cube();
-    }
-}
-
-/// Each unit keeps its own hidden units' columns of the first rows of the weight near: nobody else reads
-/// them, and nobody has to wait for them.
-#[cube]
-fn hold<W: Float>(
-    weight: &[GatesOf<W>],
-    #[comptime] extent: Extent,
-) -> ComptimeOption<Shared<[GatesOf<W>]>> {
-    if comptime!(extent.held == 0) {
-        ComptimeOption::new_None()
-    } else {
-        let mut near = Shared::<[GatesOf<W>]>::new_slice(comptime!(extent.held * extent.hidden));
-        for k in 0..extent.held {
-            #[unroll]
-            for own in 0..extent.of_unit {
-                let u = own * CUBE_DIM_X as usize + UNIT_POS_X as usize;
-                if u < extent.hidden {
-                    near[k * extent.hidden + u] = weight[k * extent.hidden + u];
-                }
-            }
-        }
-        ComptimeOption::new_Some(near)
-    }
-}
-
-/// The weight at a place, from shared memory where it is kept there.
-#[cube]
-fn weight_at<W: Float>(
-    weight: &[GatesOf<W>],
-    near: &ComptimeOption<Shared<[GatesOf<W>]>>,
-    place: usize,
-) -> Gates {
-    #[comptime]
-    #[comptime]
-    match near {
-        ComptimeOption::Some(near) => Gates::cast_from(near[place]),
-        ComptimeOption::None => Gates::cast_from(weight[place]),
-    }
-}
-
-/// Adds the products of the lanes' numbers k, which begin at `first`, with row k of the weight: of
-/// hidden states, with all four gates, or of the gates' gradients, gate by gate.
-#[cube]
-fn add_row<W: Float, N: CubePrimitive>(
-    sums: &mut Array<Gates>,
-    numbers: &Shared<[N]>,
-    first: usize,
-    weight: &[GatesOf<W>],
-    near: &ComptimeOption<Shared<[GatesOf<W>]>>,
-    k: usize,
-    #[comptime] extent: Extent,
-) {
-    let mut factors = Array::<Gates>::new(extent.lanes);
-    #[unroll]
-    for l in 0..extent.lanes {
-        factors[l] = Gates::cast_from(numbers[first + l * extent.hidden + k]);
-    }
-    #[unroll]
-    for own in 0..extent.of_unit {
-        let u = own * CUBE_DIM_X as usize + UNIT_POS_X as usize;
-        if u < extent.hidden {
-            let w = weight_at::<W>(weight, near, k * extent.hidden + u);
-            #[unroll]
-            for l in 0..extent.lanes {
-                sums[own * extent.lanes + l] += w * factors[l];
-            }
-        }
     }
 }

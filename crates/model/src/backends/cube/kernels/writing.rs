@@ -1,4 +1,7 @@
 //! Many steps of writing in one launch.
+//!
+//! A unit of the device takes hidden units `UNIT_POS`, `UNIT_POS + CUBE_DIM` and so on; `of_unit` counts
+//! them.
 
 // The macro makes functions of its own for each of these, with more parameters still.
 #![allow(missing_docs, clippy::too_many_arguments)]
@@ -8,6 +11,9 @@ use cubecl::prelude::*;
 use super::{Gates, activate, next_cell, squash};
 use crate::kernels::decoding::Between;
 use crate::layer_norm::EPSILON;
+
+/// Rows of a weight that are read before they are multiplied.
+const AT_ONCE: usize = 8;
 
 /// A network's extent and how the work is divided: what the kernel is compiled for.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
@@ -175,16 +181,15 @@ pub(in crate::backends::cube) fn write(
             for l in 0..lanes {
                 score[l] = head[token];
             }
-            for k in 0..hidden {
-                let w = head[vocabulary + k * vocabulary + token];
+            for some in 0..comptime!(hidden / AT_ONCE) {
                 #[unroll]
-                for l in 0..lanes {
-                    if comptime!(plain) {
-                        score[l] += w * h[comptime!((extent.layers - 1) * lanes + l) * hidden + k];
-                    } else {
-                        score[l] += w * given_up[l * hidden + k];
-                    }
+                for one in 0..AT_ONCE {
+                    let k = some * AT_ONCE + one;
+                    add_score(&mut score, head, &h, &given_up, token, k, extent);
                 }
+            }
+            for k in comptime!(hidden / AT_ONCE * AT_ONCE)..hidden {
+                add_score(&mut score, head, &h, &given_up, token, k, extent);
             }
             #[unroll]
             for l in 0..lanes {
@@ -269,6 +274,31 @@ pub(in crate::backends::cube) fn write(
     }
 }
 
+/// Adds to the lanes' scores of a token what number k of their outputs says.
+#[cube]
+fn add_score(
+    score: &mut Array<f32>,
+    head: &[f32],
+    h: &Shared<[f32]>,
+    given_up: &Shared<[f32]>,
+    token: usize,
+    k: usize,
+    #[comptime] extent: WritingExtent,
+) {
+    let hidden = comptime!(extent.hidden);
+    let lanes = comptime!(extent.lanes);
+    let vocabulary = comptime!(extent.vocabulary);
+    let w = head[vocabulary + k * vocabulary + token];
+    #[unroll]
+    for l in 0..lanes {
+        if comptime!(extent.between == Between::Nothing) {
+            score[l] += w * h[comptime!((extent.layers - 1) * lanes + l) * hidden + k];
+        } else {
+            score[l] += w * given_up[l * hidden + k];
+        }
+    }
+}
+
 /// Adds the products of the lanes' vectors with the own hidden units' columns of a weight, `[H, H]`
 /// of gates, which begins at `first`; the vectors begin at `place`.
 #[cube]
@@ -281,24 +311,45 @@ fn add_products(
     #[comptime] extent: WritingExtent,
 ) {
     let hidden = comptime!(extent.hidden);
+    for some in 0..comptime!(hidden / AT_ONCE) {
+        #[unroll]
+        for one in 0..AT_ONCE {
+            add_row(sums, weights, first, vectors, place, some * AT_ONCE + one, extent);
+        }
+    }
+    for k in comptime!(hidden / AT_ONCE * AT_ONCE)..hidden {
+        add_row(sums, weights, first, vectors, place, k, extent);
+    }
+}
+
+/// The same for row k of the weight.
+#[cube]
+fn add_row(
+    sums: &mut Array<Gates>,
+    weights: &[Gates],
+    #[comptime] first: usize,
+    vectors: &Shared<[f32]>,
+    #[comptime] place: usize,
+    k: usize,
+    #[comptime] extent: WritingExtent,
+) {
+    let hidden = comptime!(extent.hidden);
     let lanes = comptime!(extent.lanes);
     let unit = UNIT_POS_X as usize;
     let units = CUBE_DIM_X as usize;
-    for k in 0..hidden {
-        let mut factors = Array::<f32>::new(lanes);
-        #[unroll]
-        for l in 0..lanes {
-            factors[l] = vectors[place + l * hidden + k];
-        }
-        #[unroll]
-        for own in 0..extent.of_unit {
-            let u = own * units + unit;
-            if u < hidden {
-                let w = weights[first + k * hidden + u];
-                #[unroll]
-                for l in 0..lanes {
-                    sums[own * lanes + l] += w * Gates::new(factors[l]);
-                }
+    let mut factors = Array::<f32>::new(lanes);
+    #[unroll]
+    for l in 0..lanes {
+        factors[l] = vectors[place + l * hidden + k];
+    }
+    #[unroll]
+    for own in 0..extent.of_unit {
+        let u = own * units + unit;
+        if u < hidden {
+            let w = weights[first + k * hidden + u];
+            #[unroll]
+            for l in 0..lanes {
+                sums[own * lanes + l] += w * Gates::new(factors[l]);
             }
         }
     }
