@@ -14,7 +14,7 @@ use cubecl::prelude::*;
 
 pub(super) use meeting::{Shares, UNITS_EACH, meeting_backward, meeting_forward};
 pub(super) use pointwise::{adamw, softmax_loss, sum_by_token};
-pub(super) use products::{Tiling, product, sum_rows};
+pub(super) use products::{Columns, Tiling, product, sum_rows};
 pub(super) use sequence::{Extent, sequence_backward, sequence_forward};
 pub(super) use step::{step_backward, step_forward};
 pub(super) use writing::{WritingExtent, write};

@@ -1,5 +1,7 @@
 //! A layer over a sequence, there and back: how its work is divided, and two of the ways.
 
+use std::ops::Range;
+
 use burn::backend::TensorMetadata;
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{FloatDType, Shape, Slice};
@@ -13,7 +15,7 @@ use super::kernels::{self, Extent, Shares};
 use super::products::{Factor, product_in_parts, sum_rows};
 use super::reading::{Axes, Reading, swap_gates};
 use super::{copy, elementwise, empty, zeros};
-use crate::backends::{Layer, Recurrence, WayBack};
+use crate::backends::{Layer, Recurrence, WayBack, plain};
 
 /// The extent of a sequence.
 #[derive(Clone, Copy, Debug)]
@@ -182,7 +184,8 @@ pub(super) fn in_one(
     let (tokens, element) = reading.token_argument(&products);
     let cubes = CubeCount::Static(batch.div_ceil(lanes) as u32, 1, 1);
     let units = CubeDim::new_1d((extent.parts * extent.units()) as u32);
-    let outputs = empty(&products, [steps, batch, hidden]);
+    // The initial states, and those behind each step.
+    let states = empty(&products, [steps + 1, batch, hidden]);
     let [kept, cells] = room_to_keep(&products, sequence, keep);
     let client = products.client.clone();
     kernels::sequence_forward::launch(
@@ -192,9 +195,9 @@ pub(super) fn in_one(
         tokens.into_buffer_arg(),
         products.into_buffer_arg(),
         weight.clone().into_buffer_arg(),
-        h.clone().into_buffer_arg(),
+        h.into_buffer_arg(),
         c.clone().into_buffer_arg(),
-        outputs.clone().into_buffer_arg(),
+        states.clone().into_buffer_arg(),
         kept.clone().into_buffer_arg(),
         cells.clone().into_buffer_arg(),
         steps,
@@ -203,18 +206,20 @@ pub(super) fn in_one(
         element,
         weight_type,
     );
+    let outputs = some_steps(&states, 1..steps + 1);
     if !keep {
         return Layer { outputs, c: cells, back: None };
     }
     let last = step_of(cells.clone(), steps - 1);
-    let read = outputs.clone();
-    let back = WayBack::new(move |grad_outputs, grad_c| {
+    let back = WayBack::new(move |grad_outputs, grad_last| {
         let grad_outputs = into_contiguous(grad_outputs);
-        let grad_last = grad_c.map_or_else(|| zeros(&read, [batch, hidden]), into_contiguous);
+        let has_last = grad_last.is_some();
+        // A kernel wants some in any case.
+        let grad_last = grad_last.map_or_else(|| c.clone(), into_contiguous);
         let transposed = transposed(weight, hidden);
-        let grad_products = empty(&read, [steps, batch, 4 * hidden]);
-        let states = [(); 2].map(|()| empty(&read, [batch, hidden]));
-        let [grad_h, grad_c] = states.clone();
+        let grad_products = empty(&states, [steps, batch, 4 * hidden]);
+        let grad_states = [(); 2].map(|()| empty(&states, [batch, hidden]));
+        let [grad_h, grad_c] = grad_states.clone();
         kernels::sequence_backward::launch(
             &client,
             cubes,
@@ -230,10 +235,11 @@ pub(super) fn in_one(
             grad_c.into_buffer_arg(),
             steps,
             batch,
+            has_last,
             extent,
             weight_type,
         );
-        reading.gradients(h, read, grad_products, states)
+        reading.gradients(some_steps(&states, 0..steps), grad_products, grad_states)
     });
     Layer { outputs, c: last, back: Some(back) }
 }
@@ -263,7 +269,7 @@ pub(super) fn by_products(
     let mut cells = Vec::with_capacity(if with_back { steps } else { 0 });
     for step in 0..steps {
         let factors = [Factor::rows(state), Factor::columns(weight.clone())];
-        let recurrent = product_in_parts(factors, None);
+        let recurrent = product_in_parts(factors);
         let [parts, ..] = recurrent.shape().dims::<3>();
         let next = [(); 2].map(|()| empty(&products, [batch, hidden]));
         let [next_state, next_cell] = next.clone();
@@ -326,7 +332,7 @@ pub(super) fn by_products(
                     parts,
                 );
                 let factors = [Factor::rows(grad_gates), Factor::rows(weight.clone())];
-                recurrent = product_in_parts(factors, None);
+                recurrent = product_in_parts(factors);
                 cell = earlier;
             }
             let flat = |tensor: CubeTensor, rows| {
@@ -335,10 +341,16 @@ pub(super) fn by_products(
             let [parts, ..] = recurrent.shape().dims::<3>();
             let grad_h = sum_rows(flat(recurrent, parts));
             let grad_h = CubeBackend::float_reshape(grad_h, Shape::new([batch, hidden]));
-            reading.gradients(first_h, read, grad_products, [grad_h, of_c])
+            let read = plain::read_by_steps::<CubeBackend>(first_h, read);
+            reading.gradients(read, grad_products, [grad_h, of_c])
         })
     });
     Layer { outputs, c: cell, back }
+}
+
+/// Some of the steps of `[T, B, H]`.
+pub(super) fn some_steps(tensor: &CubeTensor, steps: Range<usize>) -> CubeTensor {
+    into_contiguous(CubeBackend::float_slice(tensor.clone(), &[Slice::from(steps)]))
 }
 
 /// Room for the gates and cell states of all steps, or for the last cell states alone.

@@ -9,7 +9,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::kernels::{self, Shares};
-use super::layer::{Limits, Sequence, room_to_keep, step_of, transposed};
+use super::layer::{Limits, Sequence, room_to_keep, some_steps, step_of, transposed};
 use super::reading::{Axes, Reading, swap_gates};
 use super::{copy, empty, zeros};
 use crate::backends::{Layer, Recurrence, WayBack};
@@ -143,8 +143,7 @@ pub(super) fn shared(
             element,
         );
     }
-    let outputs = CubeBackend::float_slice(states.clone(), &[Slice::from(1..steps + 1)]);
-    let outputs = into_contiguous(outputs);
+    let outputs = some_steps(&states, 1..steps + 1);
     if !keep {
         return Layer { outputs, c: cells, back: None };
     }
@@ -186,8 +185,7 @@ pub(super) fn shared(
                 shares,
             );
         }
-        let read = CubeBackend::float_slice(states, &[Slice::from(0..steps)]);
-        reading.gradients_of(into_contiguous(read), grad_products, [grad_h, grad_c])
+        reading.gradients(some_steps(&states, 0..steps), grad_products, [grad_h, grad_c])
     });
     Layer { outputs, c: last, back: Some(back) }
 }

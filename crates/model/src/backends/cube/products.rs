@@ -9,6 +9,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::empty;
+pub(super) use super::kernels::Columns;
 use super::kernels::{self, Tiling};
 use super::layer::Limits;
 
@@ -45,22 +46,32 @@ impl Factor {
 
 /// The sums of the products of the left factor's numbers with the right one's, `[M, N]`, plus a row.
 pub(super) fn product(factors: [Factor; 2], bias: Option<CubeTensor>) -> CubeTensor {
-    let results = product_in_parts(factors, bias);
+    product_to(Columns::Stay, factors, bias)
+}
+
+/// The same with the columns somewhere else.
+pub(super) fn product_to(
+    columns: Columns,
+    factors: [Factor; 2],
+    bias: Option<CubeTensor>,
+) -> CubeTensor {
+    let limits = Limits::of(&factors[0].matrix.client);
+    let results = product_within(limits, columns, factors, bias);
     let [parts, rows, columns] = results.shape().dims();
     let flat = CubeBackend::float_reshape(results, Shape::new([parts, rows * columns]));
     let sum = if parts > 1 { sum_rows(flat) } else { flat };
     CubeBackend::float_reshape(sum, Shape::new([rows, columns]))
 }
 
-/// The same in parts, `[P, M, N]`, which are still to be added; one where there is a row to add.
-pub(super) fn product_in_parts(factors: [Factor; 2], bias: Option<CubeTensor>) -> CubeTensor {
-    let limits = Limits::of(&factors[0].matrix.client);
-    product_within(limits, factors, bias)
+/// The same in parts, `[P, M, N]`, which are still to be added.
+pub(super) fn product_in_parts(factors: [Factor; 2]) -> CubeTensor {
+    product_within(Limits::of(&factors[0].matrix.client), Columns::Stay, factors, None)
 }
 
-/// The same within these limits.
+/// The same within these limits; one part where there is a row to add.
 pub(super) fn product_within(
     limits: Limits,
+    to: Columns,
     [left, right]: [Factor; 2],
     bias: Option<CubeTensor>,
 ) -> CubeTensor {
@@ -73,6 +84,7 @@ pub(super) fn product_within(
         left_by_depth: left.by_depth,
         right_by_depth: right.by_depth,
         with_bias: bias.is_some(),
+        columns: to,
         ..size
     };
     let part = depth.div_ceil(parts).next_multiple_of(tiling.depth);
@@ -117,6 +129,7 @@ pub(super) fn divide(
         left_by_depth: false,
         right_by_depth: false,
         with_bias: false,
+        columns: Columns::Stay,
     };
     let large = rows.div_ceil(128) * columns.div_ceil(128);
     let of_large = (limits.cubes / large).clamp(1, 16).min(depth / 256).min(most_parts).max(1);

@@ -11,12 +11,12 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::layer::{Limits, Sequence};
-use super::products::{Factor, product, sum_rows};
+use super::products::{Columns, Factor, product, product_to, sum_rows};
 use super::{empty, kernels};
 use crate::backends::{Kernels, LayerInput, Recurrence, plain};
 
-/// What a layer reads, with the four gates of a hidden unit side by side, as the kernels have them:
-/// the last axis of products, weights and bias is `[H, 4]` and no longer `[4, H]`.
+/// What a layer reads. The kernels have the four gates of a hidden unit side by side, `[H, 4]`, which
+/// weights and bias have in blocks, `[4, H]`.
 #[derive(Clone)]
 pub(super) struct Reading {
     pub(super) input: LayerInput<CubeBackend>,
@@ -29,26 +29,17 @@ impl Reading {
     pub(super) fn new(input: LayerInput<CubeBackend>) -> Self {
         /// Tokens whose gradients are summed by looking for each at every place.
         const FEW: usize = 512;
-        let side_by_side = |tensor| swap_gates(tensor, Axes::Blocks);
-        let (input, tokens) = match input {
-            LayerInput::Products(products) => (LayerInput::Products(side_by_side(products)), None),
-            LayerInput::Dense { x, weight, bias } => {
-                let (weight, bias) = (side_by_side(weight), side_by_side(bias));
-                (LayerInput::Dense { x, weight, bias }, None)
-            }
-            LayerInput::Tokens { tokens, embedding, weight, bias } => {
-                let (weight, bias) = (side_by_side(weight), side_by_side(bias));
+        match input {
+            LayerInput::Tokens { tokens, embedding, weight, bias }
+                if embedding.shape()[0] <= FEW =>
+            {
                 let [vocabulary, width] = embedding.shape().dims();
-                if vocabulary <= FEW {
-                    let shape = Shape::new([1, vocabulary, width]);
-                    let x = CubeBackend::float_reshape(embedding, shape);
-                    (LayerInput::Dense { x, weight, bias }, Some(into_contiguous(tokens)))
-                } else {
-                    (LayerInput::Tokens { tokens, embedding, weight, bias }, None)
-                }
+                let x = CubeBackend::float_reshape(embedding, Shape::new([1, vocabulary, width]));
+                let tokens = Some(into_contiguous(tokens));
+                Self { input: LayerInput::Dense { x, weight, bias }, tokens }
             }
-        };
-        Self { input, tokens }
+            input => Self { input, tokens: None },
+        }
     }
 
     pub(super) fn extent(&self, recurrence: &Recurrence<CubeBackend>) -> Sequence {
@@ -61,9 +52,12 @@ impl Reading {
         Sequence { steps: places[0], batch, hidden }
     }
 
-    /// The input's share of the gates: of every place, or of every token.
+    /// The input's share of the gates, side by side: of every place, or of every token.
     pub(super) fn products(&self) -> CubeTensor {
-        into_contiguous(plain::products_by(&self.input, CubeBackend::linear))
+        match &self.input {
+            LayerInput::Products(products) => swap_gates(products.clone(), Axes::Blocks),
+            input => into_contiguous(plain::products_by(input, linear)),
+        }
     }
 
     /// The tokens for a kernel, which wants some in any case, and their type.
@@ -76,21 +70,9 @@ impl Reading {
         (tokens, element)
     }
 
-    /// The gradients in the order of [`WayBack`], with the gates in blocks again. `outputs` is
-    /// `[T, B, H]`, `h` the initial state.
+    /// The gradients in the order of [`WayBack`], with the gates in blocks again. `read` is what each
+    /// step read of the one before, `[T, B, H]`.
     pub(super) fn gradients(
-        self,
-        h: CubeTensor,
-        outputs: CubeTensor,
-        grad_products: CubeTensor,
-        grad_states: [CubeTensor; 2],
-    ) -> Vec<CubeTensor> {
-        let read = plain::read_by_steps::<CubeBackend>(h, outputs);
-        self.gradients_of(read, grad_products, grad_states)
-    }
-
-    /// The same from what each step read, `[T, B, H]`.
-    pub(super) fn gradients_of(
         self,
         read: CubeTensor,
         grad_products: CubeTensor,
@@ -100,39 +82,47 @@ impl Reading {
             let [steps, batch, width] = tensor.shape().dims();
             Factor::columns(CubeBackend::float_reshape(tensor, Shape::new([steps * batch, width])))
         };
-        let of_recurrent = product([flat(read), flat(grad_products.clone())], None);
-        let mut results = match (self.tokens, &self.input) {
-            (Some(tokens), LayerInput::Dense { x, .. }) => {
-                let shape = x.shape();
-                let grad_table = sum_by_token(tokens, grad_products, shape[1]);
-                let mut results = plain::input_gradients_by(
-                    self.input.clone(),
-                    grad_table,
-                    CubeBackend::linear_back,
-                );
-                let of_embedding = results.remove(0);
-                let shape = Shape::new([shape[1], shape[2]]);
-                results.insert(0, CubeBackend::float_reshape(of_embedding, shape));
+        let factors = [flat(read), flat(grad_products.clone())];
+        let of_recurrent = product_to(Columns::InBlocks, factors, None);
+        let mut results = match (self.tokens, self.input) {
+            (_, LayerInput::Products(_)) => vec![swap_gates(grad_products, Axes::SideBySide)],
+            (Some(tokens), input) => {
+                let LayerInput::Dense { x, .. } = &input else {
+                    unreachable!("a vocabulary's embeddings are vectors");
+                };
+                let [_, vocabulary, width] = x.shape().dims();
+                let grad_table = sum_by_token(tokens, grad_products, vocabulary);
+                let linear_back = CubeBackend::linear_back;
+                let mut results = plain::input_gradients_by(input, grad_table, linear_back);
+                let of_embedding = Shape::new([vocabulary, width]);
+                results[0] = CubeBackend::float_reshape(results[0].clone(), of_embedding);
                 results
             }
-            _ => plain::input_gradients_by(
-                self.input.clone(),
-                grad_products,
-                CubeBackend::linear_back,
-            ),
+            (None, input) => plain::input_gradients_by(input, grad_products, linear_back),
         };
-        // All but a vector's or an embedding's have gates.
-        let first = usize::from(!matches!(self.input, LayerInput::Products(_)));
         results.push(of_recurrent);
-        for gradient in &mut results[first..] {
-            *gradient = swap_gates(gradient.clone(), Axes::SideBySide);
-        }
         results.extend(grad_states);
         results
     }
 }
 
-/// The sums of the rows that belong to the same token: `[1, V, 4H]` from `[T, B, 4H]`.
+/// input × weight + bias, with the gates side by side, of a weight and a bias that have them in blocks.
+fn linear(input: CubeTensor, weight: CubeTensor, bias: CubeTensor) -> CubeTensor {
+    let factors = [Factor::rows(input), Factor::columns(weight)];
+    product_to(Columns::SideBySide, factors, Some(bias))
+}
+
+/// The way back through [`linear`].
+fn linear_back(input: CubeTensor, weight: CubeTensor, grad: CubeTensor) -> [CubeTensor; 3] {
+    let weight = swap_gates(weight, Axes::Blocks);
+    let of_bias = swap_gates(sum_rows(grad.clone()), Axes::SideBySide);
+    let of_input = product([Factor::rows(grad.clone()), Factor::rows(weight)], None);
+    let factors = [Factor::columns(input), Factor::columns(grad)];
+    [of_input, product_to(Columns::InBlocks, factors, None), of_bias]
+}
+
+/// The sums of the rows that belong to the same token: `[1, V, 4H]` from `[T, B, 4H]`, whose gates are
+/// side by side and become blocks.
 pub(super) fn sum_by_token(
     tokens: CubeTensor,
     grad_products: CubeTensor,

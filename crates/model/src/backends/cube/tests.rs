@@ -6,7 +6,7 @@ use burn::tensor::{Device, DeviceType, TensorData};
 use burn_cubecl::cubecl::Device as CubeDevice;
 
 use super::layer::{Division, in_type};
-use super::products::{divide, product_within, sum_rows};
+use super::products::{Columns, divide, product_within, sum_rows};
 use super::*;
 use crate::kernels::decoding::{Between, HeadWeights, LayerWeights, NetworkWeights};
 
@@ -219,7 +219,7 @@ fn products_are_the_plain_ones() {
             // Small tiles, for small devices; those of most; and large ones.
             for limits in [card(64, 4), card(256, 9), card(256, 1)] {
                 let product = |bias| {
-                    let results = product_within(limits, factors(), bias);
+                    let results = product_within(limits, Columns::Stay, factors(), bias);
                     let [parts, ..] = results.shape().dims::<3>();
                     let flat = Shape::new([parts, rows * columns]);
                     let sum = sum_rows(CubeBackend::float_reshape(results, flat));

@@ -10,12 +10,12 @@ use super::Gates;
 /// The gradients of the vocabulary's products, of some places: for each token the sum over those of
 /// them where it stands, in their order. A unit of the device takes a hidden unit, and nobody else its sums.
 ///
-/// grad_products `[N, H]` of gates, tokens `[N]`, grad_tables `[S, V, H]` of gates.
+/// grad_products `[N, H]` of gates, tokens `[N]`, grad_tables `[S, V, 4, H]`.
 #[cube(launch)]
 pub(in crate::backends::cube) fn sum_by_token<I: Int>(
     tokens: &[I],
     grad_products: &[Gates],
-    grad_tables: &mut [Gates],
+    grad_tables: &mut [f32],
     places: usize,
     each: usize,
     #[comptime] vocabulary: usize,
@@ -53,8 +53,12 @@ pub(in crate::backends::cube) fn sum_by_token<I: Int>(
             place += AT_ONCE;
         }
         for token in 0..vocabulary {
-            grad_tables[(CUBE_POS_Y as usize * vocabulary + token) * hidden + u] =
-                sums[token * units + unit];
+            let sum = sums[token * units + unit];
+            #[unroll]
+            for gate in 0..4 {
+                let row = (CUBE_POS_Y as usize * vocabulary + token) * 4 + gate;
+                grad_tables[row * hidden + u] = sum.extract(gate);
+            }
         }
     }
 }

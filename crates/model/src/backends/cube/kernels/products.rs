@@ -24,6 +24,19 @@ pub(in crate::backends::cube) struct Tiling {
     pub(in crate::backends::cube) right_by_depth: bool,
     /// Whether a row is added to each of the result's.
     pub(in crate::backends::cube) with_bias: bool,
+    /// Where the result's columns go.
+    pub(in crate::backends::cube) columns: Columns,
+}
+
+/// Where the columns of a result go.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub(in crate::backends::cube) enum Columns {
+    /// Where they stand.
+    Stay,
+    /// From `[4, H]` to `[H, 4]`.
+    SideBySide,
+    /// From `[H, 4]` to `[4, H]`.
+    InBlocks,
 }
 
 impl Tiling {
@@ -179,12 +192,25 @@ pub(in crate::backends::cube) fn product<V: Size>(
                             if comptime!(tiling.with_bias) {
                                 number += bias[column + k];
                             }
-                            results[result + column + k] = number;
+                            results[result + place_of(column + k, columns, tiling)] = number;
                         }
                     }
                 }
             }
         }
+    }
+}
+
+/// Where a column goes.
+#[cube]
+fn place_of(column: usize, columns: usize, #[comptime] tiling: Tiling) -> usize {
+    let hidden = columns / 4;
+    if comptime!(tiling.columns == Columns::SideBySide) {
+        column % hidden * 4 + column / hidden
+    } else if comptime!(tiling.columns == Columns::InBlocks) {
+        column % 4 * hidden + column / 4
+    } else {
+        column
     }
 }
 

@@ -56,8 +56,8 @@ impl Extent {
 /// step to hand each other sums and hidden states.
 ///
 /// products `[T, B, H]` of gates, or `[V, H]` with tokens `[T, B]`; weight `[H, H]` of gates, h and c
-/// `[B, H]`; outputs `[T, B, H]`, kept `[T, B, H]` of gates behind their activations and cells
-/// `[T, B, H]`, or without `keep` nothing and `[B, H]`.
+/// `[B, H]`; states `[T + 1, B, H]`, the first one h; kept `[T, B, H]` of gates behind their activations
+/// and cells `[T, B, H]`, or without `keep` nothing and `[B, H]`.
 #[cube(launch)]
 pub(in crate::backends::cube) fn sequence_forward<I: Int, W: Float>(
     tokens: &[I],
@@ -65,7 +65,7 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int, W: Float>(
     weight: &[GatesOf<W>],
     h: &[f32],
     c: &[f32],
-    outputs: &mut [f32],
+    states: &mut [f32],
     kept: &mut [Gates],
     cells: &mut [f32],
     steps: usize,
@@ -83,7 +83,7 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int, W: Float>(
     let unit = UNIT_POS_X as usize % units;
 
     // Two copies in turns: one is read while the other is written.
-    let mut states = Shared::<[f32]>::new_slice(comptime!(2 * lanes * extent.padded()));
+    let mut near_states = Shared::<[f32]>::new_slice(comptime!(2 * lanes * extent.padded()));
     let mut partial = partial_sums(extent);
     let mut cell = Array::<f32>::new(comptime!(of_unit * lanes));
     let mut sums = Array::<Gates>::new(comptime!(of_unit * lanes));
@@ -92,7 +92,7 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int, W: Float>(
     let near = hold::<W>(weight, part, unit, extent);
     let mut place = UNIT_POS_X as usize;
     while place < comptime!(2 * lanes * extent.padded()) {
-        states[place] = 0.0f32;
+        near_states[place] = 0.0f32;
         place += comptime!(extent.units() * extent.parts);
     }
     sync_cube();
@@ -105,7 +105,9 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int, W: Float>(
             cell[own * lanes + l] = 0.0f32;
             // Lanes beyond the last go through the motions; what they read are numbers.
             if part == 0 && u < hidden && lane < batch {
-                states[comptime!(l * extent.padded()) + u] = h[lane * hidden + u];
+                let state = h[lane * hidden + u];
+                near_states[comptime!(l * extent.padded()) + u] = state;
+                states[lane * hidden + u] = state;
                 cell[own * lanes + l] = c[lane * hidden + u];
             }
         }
@@ -130,7 +132,7 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int, W: Float>(
         }
         add_rows::<W, f32>(
             &mut sums,
-            &states,
+            &near_states,
             read,
             weight,
             &own_weights,
@@ -152,10 +154,10 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int, W: Float>(
                         let next = next_cell(activated, cell[own * lanes + l]);
                         cell[own * lanes + l] = next;
                         let state = activated.extract(3usize) * squash(next);
-                        states[write + comptime!(l * extent.padded()) + u] = state;
+                        near_states[write + comptime!(l * extent.padded()) + u] = state;
                         if lane < batch {
                             let at = (step * batch + lane) * hidden + u;
-                            outputs[at] = state;
+                            states[at + batch * hidden] = state;
                             if comptime!(extent.keep) {
                                 kept[at] = activated;
                                 cells[at] = next;
@@ -186,8 +188,8 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int, W: Float>(
 /// Back through [`sequence_forward`], with the same division of the work.
 ///
 /// weight `[H, H]` has rows and columns changed places; kept, cells and c are as there;
-/// grad_outputs `[T, B, H]`, grad_last `[B, H]`, the gradient of the last cell states; the results
-/// are those of products, h and c.
+/// grad_outputs `[T, B, H]`; grad_last `[B, H]`, the gradient of the last cell states, if there is one;
+/// the results are those of products, h and c.
 #[cube(launch)]
 pub(in crate::backends::cube) fn sequence_backward<W: Float>(
     weight: &[GatesOf<W>],
@@ -201,6 +203,7 @@ pub(in crate::backends::cube) fn sequence_backward<W: Float>(
     grad_c: &mut [f32],
     steps: usize,
     batch: usize,
+    #[comptime] has_last: bool,
     #[comptime] extent: Extent,
     #[define(W)] _stored: ElemType,
 ) {
@@ -237,7 +240,7 @@ pub(in crate::backends::cube) fn sequence_backward<W: Float>(
         for l in 0..lanes {
             let lane = first_lane + l;
             of_c[own * lanes + l] = 0.0f32;
-            if part == 0 && u < hidden && lane < batch {
+            if comptime!(has_last) && part == 0 && u < hidden && lane < batch {
                 of_c[own * lanes + l] = grad_last[lane * hidden + u];
             }
         }
