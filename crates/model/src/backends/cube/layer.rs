@@ -1,6 +1,7 @@
 //! A layer over a sequence, there and back: how its work is divided, and two of the ways.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use burn::backend::TensorMetadata;
 use burn::backend::ops::FloatTensorOps;
@@ -55,6 +56,10 @@ pub(super) struct Limits {
     pub(super) is_card: bool,
 }
 
+/// What the system tells of them only after reading some files.
+static CORES: LazyLock<usize> =
+    LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
+
 impl Limits {
     pub(super) fn of(client: &Client) -> Self {
         let properties = client.properties();
@@ -64,7 +69,7 @@ impl Limits {
             // Many units hide each other's waiting.
             true => (hardware.num_streaming_multiprocessors.map_or(128, |n| n as usize), 1),
             // A program that plays a card has as many at a time as there are cores.
-            false => (std::thread::available_parallelism().map_or(1, usize::from), 4),
+            false => (*CORES, 4),
         };
         Self {
             units: hardware.max_units_per_cube.min(hardware.max_cube_dim.0) as usize,

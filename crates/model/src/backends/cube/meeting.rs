@@ -162,9 +162,9 @@ pub(super) fn shared(
         let cubes = CubeCount::Static(shares.cubes() as u32, 1, 1);
         let units = CubeDim::new_1d(shares.of_cube() as u32);
         let meeting = self::meeting(shares, batch, &states);
-        // Step by step the gradient of the initial state is a launch of its own.
-        let lasts = if shares.meets { steps..=steps } else { 0..=steps };
-        for last in lasts.rev() {
+        // One round more than steps, for the gradient of the initial state.
+        let rounds = if shares.meets { steps + 1 } else { 1 };
+        for last in (0..=steps).rev().step_by(rounds) {
             kernels::meeting_backward::launch(
                 &client,
                 cubes.clone(),
@@ -178,8 +178,8 @@ pub(super) fn shared(
                 grad_h.clone().into_buffer_arg(),
                 grad_c.clone().into_buffer_arg(),
                 meeting.clone().into_buffer_arg(),
-                last.saturating_sub(stride),
                 last,
+                rounds,
                 steps,
                 batch,
                 shares,

@@ -242,8 +242,8 @@ pub(in crate::backends::cube) fn meeting_forward<I: Int>(
     }
 }
 
-/// Back through the steps before `last` down to `first` of [`meeting_forward`], and on the way to step 0
-/// one round more, for the gradient of the initial state.
+/// Back through [`meeting_forward`]: so many rounds, the first one through the step before `last`. The
+/// round behind step 0 is for the gradient of the initial state.
 ///
 /// weight `[H, H]` has rows and columns changed places; kept, cells and c are as there;
 /// grad_outputs `[T, B, H]`; grad_products `[T, B, H]` of gates; grad_h `[B, H]`; grad_c
@@ -259,8 +259,8 @@ pub(in crate::backends::cube) fn meeting_backward(
     grad_h: &mut [f32],
     grad_c: &mut [f32],
     meeting: &[Atomic<u32>],
-    first: usize,
     last: usize,
+    rounds: usize,
     steps: usize,
     batch: usize,
     #[comptime] shares: Shares,
@@ -283,17 +283,6 @@ pub(in crate::backends::cube) fn meeting_backward(
     let tiles = batch.div_ceil(shares.lanes);
     let share_tiles = tiles.div_ceil(shares.splits);
 
-    // Round r does step `last - 1 - r`, or in the end none.
-    let mut rounds = last - first;
-    if comptime!(shares.meets) {
-        if first == 0 {
-            rounds += 1;
-        }
-    } else {
-        if last == 0 {
-            rounds += 1;
-        }
-    }
     for round in 0..rounds {
         let mut share = own;
         while share < comptime!(shares.cubes()) {
