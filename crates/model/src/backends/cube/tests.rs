@@ -67,8 +67,6 @@ fn card(units: usize, cubes: usize) -> Limits {
 #[test]
 fn every_division_of_the_work_makes_the_plain_layer() {
     let Some(device) = device() else { return };
-    // What plays a card has one memory. WGSL has no word for what a card would need.
-    let can_meet = !Limits::of(&device.client()).is_card;
     let divisions = [
         (1, 1, 1, 0, 0),
         (2, 1, 1, 0, 1),
@@ -77,7 +75,7 @@ fn every_division_of_the_work_makes_the_plain_layer() {
         (2, 2, 3, 0, 1),
         (1, 1, 4, 2, 5),
     ];
-    for [steps, batch, hidden] in [[1, 1, 1], [5, 3, 7], [4, 5, 33], [3, 18, 64]] {
+    for [steps, batch, hidden] in [[1, 1, 1], [5, 3, 7], [4, 5, 33], [3, 18, 64], [6, 40, 12]] {
         let sequence = Sequence { steps, batch, hidden };
         let alone = divisions.map(|(lanes, of_unit, parts, in_registers, held)| {
             let parts = hidden.min(parts);
@@ -86,16 +84,19 @@ fn every_division_of_the_work_makes_the_plain_layer() {
             let held = held.min(rows - in_registers);
             Way::Alone(Division { lanes, of_unit, parts, in_registers, held })
         });
-        // Of forty cubes only as many as there are cores come in time, and have shares of others too.
-        let shared_ways = [(card(32, 4), false), (card(64, 40), true), (card(256, 4), true)]
+        // Cubes meet here by themselves alone, and in small layers: WGSL has no word for what several need,
+        // and on llvmpipe they did read stale numbers. On CUDA tests/model/fused.rs lets many meet.
+        let share = |limits, meets| {
+            let [forward, back] = [false, true].map(|back| sequence.shares(limits, meets, back));
+            Some(Way::Shared([forward?, back?]))
+        };
+        let shared_ways = [share(card(32, 4), false), share(card(256, 1), true)];
+        assert!(shared_ways[0].is_some() && (hidden > 16 || shared_ways[1].is_some()));
+        let ways: Vec<Way> = alone
             .into_iter()
-            .filter(|&(_, meets)| !meets || can_meet)
-            .map(|(limits, meets)| {
-                let share = |is_back| sequence.shares(limits, meets, is_back);
-                Way::Shared([false, true].map(|is_back| share(is_back).expect("it fits")))
-            });
-        let ways: Vec<Way> =
-            alone.into_iter().chain(shared_ways).chain([Way::ByProducts]).collect();
+            .chain(shared_ways.into_iter().flatten())
+            .chain([Way::ByProducts])
+            .collect();
         let (weight, bias) =
             (tensor(1, [4, 4 * hidden], &device), tensor(2, [4 * hidden], &device));
         let tokens: Vec<i32> = (0..steps * batch).map(|k| (k * k % 6) as i32).collect();
