@@ -110,6 +110,7 @@ fn on_a_gpu_too_the_fused_layer_is_the_reference() {
             [100, 3, 129],
             [2, 131, 20],
             [5, 2, 270],
+            [9_000, 1, 64],
         ];
         let shapes = if is_card { [few, sweep()].concat() } else { few };
         for shape in shapes {

@@ -31,6 +31,8 @@ fn networks(device: &burn::tensor::Device) -> Vec<CharLstm> {
         config(1, 3),
         config(24, 3).with_residual(true),
         config(33, 2).with_layer_norm(true),
+        // A vocabulary that makes many rounds of a kernel's loops.
+        CharLstmConfig::new(2_000, 24),
         config(20, 1).with_layer_norm(true).with_tied(true).with_d_embedding(Some(12)),
     ];
     configs.map(|config| config.init(Seed::new(6), device)).into()

@@ -26,7 +26,7 @@ use cubecl::ir::FloatKind;
 use cubecl::ir::features::TypeUsage;
 use cubecl::prelude::*;
 
-use self::layer::{Limits, Sequence, Way, by_products, in_one};
+use self::layer::{Limits, Sequence, Way, alone, by_products};
 use self::meeting::shared;
 use self::products::Factor;
 use self::reading::Reading;
@@ -51,7 +51,7 @@ impl Kernels for CubeBackend {
         let weight = half.unwrap_or(ElemType::Float(FloatKind::F32));
         match sequence.way(limits, weight, meeting::can_meet(client)) {
             Way::Alone(division) => {
-                in_one(sequence, division, weight, reading, recurrence, with_back)
+                alone(sequence, division, weight, reading, recurrence, with_back)
             }
             Way::Shared(shares) => shared(sequence, shares, reading, recurrence, with_back),
             Way::ByProducts => by_products(sequence, reading, recurrence, with_back),

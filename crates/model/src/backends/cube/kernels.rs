@@ -15,9 +15,14 @@ use cubecl::prelude::*;
 pub(super) use meeting::{Shares, UNITS_EACH, meeting_backward, meeting_forward};
 pub(super) use pointwise::{adamw, softmax_loss, sum_by_token};
 pub(super) use products::{Columns, Tiling, product, sum_rows};
-pub(super) use sequence::{Extent, sequence_backward, sequence_forward};
+pub(super) use sequence::{Extent, most_steps, sequence_backward, sequence_forward};
 pub(super) use step::{step_backward, step_forward};
 pub(super) use writing::{WritingExtent, write};
+
+/// Rounds of its loops, of those within others too, that a unit of the device may make in a launch. Mesa's
+/// llvmpipe leaves all loops behind 65,535 of them, and says nothing; the one in which a loop finds its end
+/// counts as well.
+pub(super) const MOST_ROUNDS: usize = 60_000;
 
 /// 1 / (1 + e⁻ˣ). Beyond 80 it is 0 or 1 to the last bit, and the exponential may not be a number.
 #[cube]

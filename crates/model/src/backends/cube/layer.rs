@@ -39,6 +39,8 @@ pub(super) struct Division {
     pub(super) in_registers: usize,
     /// Rows of a part that a cube keeps in shared memory.
     pub(super) held: usize,
+    /// Steps of a launch, at the most.
+    pub(super) most_steps: usize,
 }
 
 /// What a device can do at a time.
@@ -167,14 +169,15 @@ impl Sequence {
             }
             false => (0, 0),
         };
-        Some(Division { lanes, of_unit, parts, in_registers, held })
+        let most_steps = kernels::most_steps(held, rows - in_registers - held);
+        Some(Division { lanes, of_unit, parts, in_registers, held, most_steps })
     }
 }
 
-/// A layer in one launch, and one for the way back.
-pub(super) fn in_one(
+/// A layer in one launch, and one for the way back; or in some, where it has thousands of steps.
+pub(super) fn alone(
     sequence: Sequence,
-    Division { lanes, of_unit, parts, in_registers, held }: Division,
+    Division { lanes, of_unit, parts, in_registers, held, most_steps }: Division,
     weight_type: ElemType,
     reading: Reading,
     Recurrence { weight, h, c, .. }: Recurrence<CubeBackend>,
@@ -193,24 +196,27 @@ pub(super) fn in_one(
     let states = empty(&products, [steps + 1, batch, hidden]);
     let [kept, cells] = room_to_keep(&products, sequence, keep);
     let client = products.client.clone();
-    kernels::sequence_forward::launch(
-        &client,
-        cubes.clone(),
-        units,
-        tokens.into_buffer_arg(),
-        products.into_buffer_arg(),
-        weight.clone().into_buffer_arg(),
-        h.into_buffer_arg(),
-        c.clone().into_buffer_arg(),
-        states.clone().into_buffer_arg(),
-        kept.clone().into_buffer_arg(),
-        cells.clone().into_buffer_arg(),
-        steps,
-        batch,
-        extent,
-        element,
-        weight_type,
-    );
+    for first in (0..steps).step_by(most_steps) {
+        kernels::sequence_forward::launch(
+            &client,
+            cubes.clone(),
+            units,
+            tokens.clone().into_buffer_arg(),
+            products.clone().into_buffer_arg(),
+            weight.clone().into_buffer_arg(),
+            h.clone().into_buffer_arg(),
+            c.clone().into_buffer_arg(),
+            states.clone().into_buffer_arg(),
+            kept.clone().into_buffer_arg(),
+            cells.clone().into_buffer_arg(),
+            first,
+            steps.min(first + most_steps),
+            batch,
+            extent,
+            element,
+            weight_type,
+        );
+    }
     let outputs = some_steps(&states, 1..steps + 1);
     if !keep {
         return Layer { outputs, c: cells, back: None };
@@ -218,33 +224,39 @@ pub(super) fn in_one(
     let last = step_of(cells.clone(), steps - 1);
     let back = WayBack::new(move |grad_outputs, grad_last| {
         let grad_outputs = into_contiguous(grad_outputs);
-        let has_last = grad_last.is_some();
-        // A kernel wants some in any case.
-        let grad_last = grad_last.map_or_else(|| c.clone(), into_contiguous);
         let transposed = transposed(weight, hidden);
         let grad_products = empty(&states, [steps, batch, 4 * hidden]);
-        let grad_states = [(); 2].map(|()| empty(&states, [batch, hidden]));
-        let [grad_h, grad_c] = grad_states.clone();
-        kernels::sequence_backward::launch(
-            &client,
-            cubes,
-            units,
-            transposed.into_buffer_arg(),
-            kept.into_buffer_arg(),
-            cells.into_buffer_arg(),
-            c.into_buffer_arg(),
-            grad_outputs.into_buffer_arg(),
-            grad_last.into_buffer_arg(),
-            grad_products.clone().into_buffer_arg(),
-            grad_h.into_buffer_arg(),
-            grad_c.into_buffer_arg(),
-            steps,
-            batch,
-            has_last,
-            extent,
-            weight_type,
-        );
-        reading.gradients(some_steps(&states, 0..steps), grad_products, grad_states)
+        let grad_h = empty(&states, [batch, hidden]);
+        let mut has_last = grad_last.is_some();
+        // A kernel wants some in any case.
+        let mut grad_c = grad_last.map_or_else(|| c.clone(), into_contiguous);
+        // One round more than steps, for the gradient of the initial state.
+        for first in (0..=steps).step_by(most_steps) {
+            let grad_earlier = empty(&states, [batch, hidden]);
+            kernels::sequence_backward::launch(
+                &client,
+                cubes.clone(),
+                units,
+                transposed.clone().into_buffer_arg(),
+                kept.clone().into_buffer_arg(),
+                cells.clone().into_buffer_arg(),
+                c.clone().into_buffer_arg(),
+                grad_outputs.clone().into_buffer_arg(),
+                grad_c.into_buffer_arg(),
+                grad_products.clone().into_buffer_arg(),
+                grad_h.clone().into_buffer_arg(),
+                grad_earlier.clone().into_buffer_arg(),
+                first,
+                (steps + 1).min(first + most_steps),
+                steps,
+                batch,
+                has_last,
+                extent,
+                weight_type,
+            );
+            (grad_c, has_last) = (grad_earlier, true);
+        }
+        reading.gradients(some_steps(&states, 0..steps), grad_products, [grad_h, grad_c])
     });
     Layer { outputs, c: last, back: Some(back) }
 }

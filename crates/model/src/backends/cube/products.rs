@@ -10,7 +10,7 @@ use cubecl::prelude::*;
 
 use super::empty;
 pub(super) use super::kernels::Columns;
-use super::kernels::{self, Tiling};
+use super::kernels::{self, MOST_ROUNDS, Tiling};
 use super::layer::Limits;
 
 /// A factor of a product, row by row in memory.
@@ -131,16 +131,19 @@ pub(super) fn divide(
         with_bias: false,
         columns: Columns::Stay,
     };
+    /// Depth of a part, at the most: six rounds of loops for every sixteen.
+    const MOST_OF_PART: usize = 2 * MOST_ROUNDS;
+    let least_parts = depth.div_ceil(MOST_OF_PART).min(most_parts);
     let large = rows.div_ceil(128) * columns.div_ceil(128);
     let of_large = (limits.cubes / large).clamp(1, 16).min(depth / 256).min(most_parts).max(1);
     let is_large = limits.units >= UNITS && limits.shared >= SHARED;
     if is_large && rows.min(columns) >= 128 && 4 * large * of_large >= 3 * limits.cubes {
-        return (tiling(128, 8, 16), of_large);
+        return (tiling(128, 8, 16), of_large.max(least_parts));
     }
     let tile = if is_large { 64 } else { 32 };
     let tiles = rows.div_ceil(tile) * columns.div_ceil(tile);
     let parts = (2 * limits.cubes).div_ceil(tiles).min(depth / 64).min(most_parts).max(1);
-    (tiling(tile, 4, 32), parts)
+    (tiling(tile, 4, 32), parts.max(least_parts))
 }
 
 /// The sum of the rows, `[W]` from `[N, W]`.

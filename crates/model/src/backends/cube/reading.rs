@@ -10,9 +10,10 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
+use super::empty;
+use super::kernels::{self, MOST_ROUNDS};
 use super::layer::{Limits, Sequence};
 use super::products::{Columns, Factor, product, product_to, sum_rows};
-use super::{empty, kernels};
 use crate::backends::{Kernels, LayerInput, Recurrence, plain};
 
 /// What a layer reads. The kernels have the four gates of a hidden unit side by side, `[H, 4]`, which
@@ -131,6 +132,8 @@ pub(super) fn sum_by_token(
     const MOST_UNITS: usize = 32;
     /// Places whose sums are formed by themselves, at the least.
     const LEAST_PLACES: usize = 64;
+    /// And at the most: a round of a loop for every eight.
+    const MOST_PLACES: usize = 4 * MOST_ROUNDS;
     let [steps, batch, width] = grad_products.shape().dims();
     let (places, hidden) = (steps * batch, width / 4);
     let element = dtype_to_storage_type(tokens.dtype);
@@ -139,7 +142,8 @@ pub(super) fn sum_by_token(
     let room = limits.shared / (4 * vocabulary);
     let units = 1 << MOST_UNITS.min(room).min(limits.units).max(1).ilog2();
     let groups = hidden.div_ceil(units);
-    let parts = (4 * limits.cubes / groups).min(places / LEAST_PLACES).max(1);
+    let parts = (4 * limits.cubes / groups).min(places / LEAST_PLACES);
+    let parts = parts.max(places.div_ceil(MOST_PLACES));
     let each = places.div_ceil(parts);
     let parts = places.div_ceil(each);
     let tables = empty(&grad_products, [parts, vocabulary * width]);

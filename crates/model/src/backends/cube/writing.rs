@@ -94,9 +94,6 @@ impl Writing {
     /// Reads the tokens `given`, `[G, B]` and at least one row, and writes one more in every lane for
     /// each row of `uniforms`, `[N, B]`; returns those, `[N, B]`. The last one has not been read yet.
     pub(crate) fn write(&mut self, given: &[u32], uniforms: &[f32]) -> Vec<u32> {
-        /// Steps of a launch: on a slow device a fraction of the second or two after which a driver
-        /// takes a launch for one that hangs.
-        const STEPS: usize = 64;
         let Self { device, extent, lanes, .. } = self;
         let (given_rows, rows) = (given.len() / *lanes, uniforms.len() / *lanes);
         let mut tokens: Vec<i32> = given.iter().map(|&token| token as i32).collect();
@@ -109,9 +106,9 @@ impl Writing {
         let uniforms = CubeBackend::float_from_data(uniforms, device);
         let client = device.client();
         let cubes = CubeCount::Static(lanes.div_ceil(extent.lanes) as u32, 1, 1);
-        let units = CubeDim::new_1d(extent.hidden.div_ceil(extent.of_unit) as u32);
-        let steps = given_rows + rows - 1;
-        for first in (0..steps).step_by(STEPS) {
+        let units = CubeDim::new_1d(extent.units() as u32);
+        let (steps, at_once) = (given_rows + rows - 1, extent.most_steps());
+        for first in (0..steps).step_by(at_once) {
             kernels::write::launch(
                 &client,
                 cubes.clone(),
@@ -123,7 +120,7 @@ impl Writing {
                 self.head.clone().into_buffer_arg(),
                 self.state.clone().into_buffer_arg(),
                 first,
-                STEPS.min(steps - first),
+                at_once.min(steps - first),
                 given_rows,
                 *lanes,
                 self.sharpness,

@@ -7,8 +7,8 @@ mod rows;
 
 use cubecl::prelude::*;
 
-use self::rows::{add_rows, hold, into_registers, join_parts, partial_sums};
-use super::{Gates, GatesOf, activate, next_cell, row_of, squash, unit_backward};
+use self::rows::{AT_ONCE, add_rows, hold, into_registers, join_parts, partial_sums};
+use super::{Gates, GatesOf, MOST_ROUNDS, activate, next_cell, row_of, squash, unit_backward};
 
 /// The extent of a sequence and how its work is divided: what the kernel is compiled for.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
@@ -52,8 +52,15 @@ impl Extent {
     }
 }
 
-/// A layer's recurrence over a whole sequence. A cube owns some lanes, and its units meet at every
-/// step to hand each other sums and hidden states.
+/// Steps that may be one launch, where units read so many rows from shared memory and so many from afar.
+pub(in crate::backends::cube) const fn most_steps(held: usize, far: usize) -> usize {
+    // Four loops, one behind the other.
+    let of_rows = held / AT_ONCE + held % AT_ONCE + far / AT_ONCE + far % AT_ONCE + 4;
+    MOST_ROUNDS / (1 + of_rows)
+}
+
+/// The steps from `first` to `last` of a layer's recurrence. A cube owns some lanes, and its units meet
+/// at every step to hand each other sums and hidden states.
 ///
 /// products `[T, B, H]` of gates, or `[V, H]` with tokens `[T, B]`; weight `[H, H]` of gates, h and c
 /// `[B, H]`; states `[T + 1, B, H]`, the first one h; kept `[T, B, H]` of gates behind their activations
@@ -68,7 +75,8 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int, W: Float>(
     states: &mut [f32],
     kept: &mut [Gates],
     cells: &mut [f32],
-    steps: usize,
+    first: usize,
+    last: usize,
     batch: usize,
     #[comptime] extent: Extent,
     #[define(I)] _token: ElemType,
@@ -96,6 +104,7 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int, W: Float>(
         place += comptime!(extent.units() * extent.parts);
     }
     sync_cube();
+    let read = (first % 2) * comptime!(lanes * extent.padded());
     #[unroll]
     for own in 0..of_unit {
         let u = own * units + unit;
@@ -105,16 +114,25 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int, W: Float>(
             cell[own * lanes + l] = 0.0f32;
             // Lanes beyond the last go through the motions; what they read are numbers.
             if part == 0 && u < hidden && lane < batch {
-                let state = h[lane * hidden + u];
-                near_states[comptime!(l * extent.padded()) + u] = state;
-                states[lane * hidden + u] = state;
-                cell[own * lanes + l] = c[lane * hidden + u];
+                let at = lane * hidden + u;
+                if first == 0 {
+                    states[at] = h[at];
+                    cell[own * lanes + l] = c[at];
+                } else {
+                    if comptime!(extent.keep) {
+                        cell[own * lanes + l] = cells[(first - 1) * batch * hidden + at];
+                    } else {
+                        cell[own * lanes + l] = cells[at];
+                    }
+                }
+                near_states[read + comptime!(l * extent.padded()) + u] =
+                    states[first * batch * hidden + at];
             }
         }
     }
     sync_cube();
 
-    for step in 0..steps {
+    for step in first..last {
         let read = (step % 2) * comptime!(lanes * extent.padded());
         let write = comptime!(lanes * extent.padded()) - read;
         #[unroll]
@@ -185,11 +203,12 @@ pub(in crate::backends::cube) fn sequence_forward<I: Int, W: Float>(
     }
 }
 
-/// Back through [`sequence_forward`], with the same division of the work.
+/// Back through [`sequence_forward`], with the same division of the work: the rounds from `first` to
+/// `last`, of which round 0 goes through the last step and round `steps` is for the gradient of h.
 ///
 /// weight `[H, H]` has rows and columns changed places; kept, cells and c are as there;
-/// grad_outputs `[T, B, H]`; grad_last `[B, H]`, the gradient of the last cell states, if there is one;
-/// the results are those of products, h and c.
+/// grad_outputs `[T, B, H]`; grad_last `[B, H]`, the gradient of the cell states behind the first round's
+/// step, if there is one; the results are those of products, h and the cell states before the last round's.
 #[cube(launch)]
 pub(in crate::backends::cube) fn sequence_backward<W: Float>(
     weight: &[GatesOf<W>],
@@ -201,6 +220,8 @@ pub(in crate::backends::cube) fn sequence_backward<W: Float>(
     grad_products: &mut [Gates],
     grad_h: &mut [f32],
     grad_c: &mut [f32],
+    first: usize,
+    last: usize,
     steps: usize,
     batch: usize,
     #[comptime] has_last: bool,
@@ -233,6 +254,8 @@ pub(in crate::backends::cube) fn sequence_backward<W: Float>(
         later[place] = Gates::new(0.0f32);
         place += comptime!(extent.units() * extent.parts);
     }
+    sync_cube();
+    let read = (first % 2) * comptime!(lanes * extent.padded());
     #[unroll]
     for own in 0..of_unit {
         let u = own * units + unit;
@@ -240,15 +263,20 @@ pub(in crate::backends::cube) fn sequence_backward<W: Float>(
         for l in 0..lanes {
             let lane = first_lane + l;
             of_c[own * lanes + l] = 0.0f32;
-            if comptime!(has_last) && part == 0 && u < hidden && lane < batch {
-                of_c[own * lanes + l] = grad_last[lane * hidden + u];
+            if part == 0 && u < hidden && lane < batch {
+                if comptime!(has_last) {
+                    of_c[own * lanes + l] = grad_last[lane * hidden + u];
+                }
+                if first > 0 {
+                    later[read + comptime!(l * extent.padded()) + u] =
+                        grad_products[((steps - first) * batch + lane) * hidden + u];
+                }
             }
         }
     }
     sync_cube();
 
-    // One more round, for the gradient of the initial state.
-    for round in 0..steps + 1 {
+    for round in first..last {
         let read = (round % 2) * comptime!(lanes * extent.padded());
         let write = comptime!(lanes * extent.padded()) - read;
         #[unroll]
@@ -323,7 +351,6 @@ pub(in crate::backends::cube) fn sequence_backward<W: Float>(
                                 grad_products[at] = of_sums;
                             } else {
                                 grad_h[lane * hidden + u] = of_h;
-                                grad_c[lane * hidden + u] = of_c[index];
                             }
                         }
                     }
@@ -331,5 +358,19 @@ pub(in crate::backends::cube) fn sequence_backward<W: Float>(
             }
         }
         sync_cube();
+    }
+
+    if part == 0 {
+        #[unroll]
+        for own in 0..of_unit {
+            let u = own * units + unit;
+            #[unroll]
+            for l in 0..lanes {
+                let lane = first_lane + l;
+                if u < hidden && lane < batch {
+                    grad_c[lane * hidden + u] = of_c[own * lanes + l];
+                }
+            }
+        }
     }
 }

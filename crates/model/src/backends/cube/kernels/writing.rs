@@ -8,7 +8,7 @@
 
 use cubecl::prelude::*;
 
-use super::{Gates, activate, next_cell, squash};
+use super::{Gates, MOST_ROUNDS, activate, next_cell, squash};
 use crate::kernels::decoding::Between;
 use crate::layer_norm::EPSILON;
 
@@ -31,6 +31,29 @@ pub(in crate::backends::cube) struct WritingExtent {
     pub(in crate::backends::cube) lanes: usize,
     /// Hidden units of a unit of the device, at most.
     pub(in crate::backends::cube) of_unit: usize,
+}
+
+impl WritingExtent {
+    /// Units of the device of a cube.
+    pub(in crate::backends::cube) const fn units(self) -> usize {
+        self.hidden.div_ceil(self.of_unit)
+    }
+
+    /// Steps of a launch, at the most.
+    pub(in crate::backends::cube) fn most_steps(self) -> usize {
+        /// On a slow device a fraction of the second or two after which a driver takes a launch for one
+        /// that hangs.
+        const STEPS: usize = 64;
+        let Self { layers, hidden, vocabulary, lanes, .. } = self;
+        // Two loops, one behind the other.
+        let of_product = hidden / AT_ONCE + hidden % AT_ONCE + 2;
+        let is_normalised = self.between == Between::Normalised;
+        let of_norms = if is_normalised { 2 * lanes * (hidden + 1) } else { 0 };
+        let of_layers = (2 * layers - 1) * of_product + layers * of_norms;
+        let of_head = vocabulary.div_ceil(self.units()) * (1 + of_product) + 1;
+        let of_choice = 3 * (vocabulary + 1) + (lanes * vocabulary).div_ceil(self.units()) + 1;
+        (MOST_ROUNDS / (1 + of_layers + of_head + of_choice)).clamp(1, STEPS)
+    }
 }
 
 /// Reads and writes `steps` tokens in every lane, from row `first` of the tokens on: each step reads

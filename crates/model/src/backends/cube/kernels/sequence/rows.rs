@@ -7,6 +7,9 @@ use cubecl::prelude::*;
 
 use super::{Extent, Gates, GatesOf};
 
+/// Rows that are read before they are multiplied.
+pub(super) const AT_ONCE: usize = 8;
+
 /// The column of the weight that is a unit's, in a row of its part; zeros beyond the last row.
 #[cube]
 fn own_weight<W: Float>(
@@ -96,8 +99,6 @@ pub(super) fn add_rows<W: Float, N: CubePrimitive>(
     unit: usize,
     #[comptime] extent: Extent,
 ) {
-    /// Rows that are read before they are multiplied.
-    const AT_ONCE: usize = 8;
     let first = first + part * comptime!(extent.rows());
     #[unroll]
     for row in 0..extent.in_registers {
