@@ -84,6 +84,7 @@ impl Evaluation {
             tally.add(nats_per_char, chars);
             let seconds = began.elapsed().as_secs_f64();
             let reading = Reading {
+                steps: 1,
                 nats_per_char,
                 chars,
                 seconds,

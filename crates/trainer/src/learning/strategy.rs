@@ -24,6 +24,7 @@ use self::keeping::{KeptState, Writing};
 pub use self::keeping::{Restored, Standing};
 use self::telling::{Line, Unread};
 use super::clipping::{changes, clip_factor, global_norm, scaled};
+use super::metrics::Together;
 use super::model::{LanguageModel, Step, StepOutput};
 use super::optimizer_state::TappedAdamW;
 use super::schedule::Schedule;
@@ -140,6 +141,7 @@ impl SupervisedLearningStrategy<LanguageModel> for TruncatedBptt {
             unread: None,
             spoilt: None,
             told: Instant::now(),
+            untold: Together::default(),
             counted: job.began,
             state: None,
             saved: Instant::now(),
@@ -180,8 +182,10 @@ struct Session {
     /// Whether a step had a loss or a norm that is not finite, `[1]`, where that is not read at once:
     /// no step changes anything from then on.
     spoilt: Option<Tensor<1, Bool>>,
-    /// When the last step was told.
+    /// When the last step was read.
     told: Instant,
+    /// Steps of which burn-train's metrics are not told yet.
+    untold: Together,
     /// Up to when the ledger's seconds are counted.
     counted: Instant,
     /// The recurrent state behind the last chunk.
@@ -260,6 +264,7 @@ impl Session {
         self.interrupter.fail_on_error(self.processor.process_train(event));
         let every = Duration::from_secs_f64(self.job.config.checkpoint.every_seconds);
         self.told = Instant::now();
+        self.untold = Together::default();
         if self.progress.chunk == 0 {
             self.state = None;
             self.ledger.epoch = EpochSums::default();
@@ -385,10 +390,13 @@ impl Session {
         send(LearnerEvent::StartSplit { epoch_number: epoch, total_items: valid.len() });
         let signals = &self.job.signals;
         let stopping = || signals.received().is_some() || interrupter.should_stop();
+        let mut untold = Together::default();
         let score = valid.run(model, |reading, progress| {
-            let output = StepOutput { tensors: None, reading: *reading };
-            let item = TrainingItem::new(output, progress, None, None);
-            send(LearnerEvent::ProcessedItem(item));
+            if let Some(reading) = untold.add(*reading, progress.is_completed()) {
+                let output = StepOutput { tensors: None, reading };
+                let item = TrainingItem::new(output, progress, None, None);
+                send(LearnerEvent::ProcessedItem(item));
+            }
             !stopping()
         })?;
         send(LearnerEvent::EndSplit(epoch));

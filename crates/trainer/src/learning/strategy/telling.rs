@@ -95,13 +95,16 @@ impl Session {
         sums.steps += 1;
         sums.seconds += seconds;
         sums.learning_rate = learning_rate;
+        let nats_per_char = loss;
         let reading =
-            Reading { nats_per_char: loss, chars, seconds, gradient_norm: norm, learning_rate };
-        let output = StepOutput { tensors: None, reading };
-        let rate = Some(self.learner.lr_current());
-        let item = TrainingItem::new(output, progress, Some(step as usize), rate);
-        let event = LearnerEvent::ProcessedItem(item);
-        self.interrupter.fail_on_error(self.processor.process_train(event));
+            Reading { steps: 1, nats_per_char, chars, seconds, gradient_norm: norm, learning_rate };
+        if let Some(reading) = self.untold.add(reading, progress.is_completed()) {
+            let output = StepOutput { tensors: None, reading };
+            let rate = Some(self.learner.lr_current());
+            let item = TrainingItem::new(output, progress, Some(step as usize), rate);
+            let event = LearnerEvent::ProcessedItem(item);
+            self.interrupter.fail_on_error(self.processor.process_train(event));
+        }
         Ok(())
     }
 
