@@ -230,7 +230,10 @@ fn soften_row<S: Simd>(simd: S, row: &mut [f32], target: usize, scale: Option<f3
         let factor = simd.splat_f32s(scale / total);
         let (vectors, tail) = S::as_mut_simd_f32s(row);
         vectors.iter_mut().for_each(|vector| *vector = simd.mul_f32s(*vector, factor));
-        tail.iter_mut().for_each(|number| *number *= scale / total);
+        if !tail.is_empty() {
+            let last = simd.mul_f32s(simd.partial_load_f32s(tail), factor);
+            simd.partial_store_f32s(tail, last);
+        }
         row[target] -= scale;
     }
     total.ln() - of_target
@@ -244,7 +247,18 @@ fn highest<S: Simd>(simd: S, row: &[f32]) -> f32 {
     for &vector in vectors {
         highest = simd.max_f32s(highest, vector);
     }
-    tail.iter().fold(simd.reduce_max_f32s(highest), |highest, &value| highest.max(value))
+    if !tail.is_empty() {
+        let last = simd.partial_load_f32s(tail);
+        highest = simd.max_f32s(highest, first_of(simd, tail.len(), last, f32::NEG_INFINITY));
+    }
+    simd.reduce_max_f32s(highest)
+}
+
+/// The first numbers of a vector, and behind them others.
+#[inline(always)]
+fn first_of<S: Simd>(simd: S, count: usize, vector: S::f32s, behind: f32) -> S::f32s {
+    let is_first = simd.mask_between_m32s(0, count as u32).mask();
+    simd.select_f32s(is_first, vector, simd.splat_f32s(behind))
 }
 
 /// Replaces every number by e to the power of its distance from the highest; returns their sum.
@@ -260,12 +274,12 @@ fn exponentials<S: Simd>(simd: S, row: &mut [f32], highest: f32) -> f32 {
         *vector = exp(simd, x);
         total = simd.add_f32s(total, *vector);
     }
-    let mut total = simd.reduce_sum_f32s(total);
     if !tail.is_empty() {
         let x = simd.sub_f32s(simd.partial_load_f32s(tail), highest);
         let x = simd.select_f32s(simd.less_than_f32s(x, low), low, x);
-        simd.partial_store_f32s(tail, exp(simd, x));
-        total += tail.iter().sum::<f32>();
+        let last = first_of(simd, tail.len(), exp(simd, x), 0.0);
+        simd.partial_store_f32s(tail, last);
+        total = simd.add_f32s(total, last);
     }
-    total
+    simd.reduce_sum_f32s(total)
 }

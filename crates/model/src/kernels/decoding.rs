@@ -87,7 +87,7 @@ impl Stack {
         const WORTH_MEETING: usize = 1 << 14;
         let work =
             lanes * (layers.iter().map(LayerWeights::work).sum::<usize>() + head.weight.len());
-        let portions = portions(layers, head, threads().min(work / WORTH_MEETING).max(1));
+        let portions = portions(layers, head, threads().min(work / WORTH_MEETING).max(1), lanes);
         let states = |layer: &LayerWeights| Stamped::new(2 * lanes * layer.hidden);
         let work = Writing {
             arch: Arch::new(),

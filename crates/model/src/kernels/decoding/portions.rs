@@ -18,11 +18,25 @@ pub(super) struct Portion {
 
 /// Divides the head's columns and then the units of all layers into so many portions, or fewer, of
 /// the same work. The first, the caller's, has the head where that is no more than its share.
-pub(super) fn portions(layers: &[LayerWeights], head: &HeadWeights, parts: usize) -> Vec<Portion> {
+pub(super) fn portions(
+    layers: &[LayerWeights],
+    head: &HeadWeights,
+    parts: usize,
+    lanes: usize,
+) -> Vec<Portion> {
     /// What it costs to choose by a score, in multiplications.
-    const CHOICE: usize = 96;
+    const CHOICE: f64 = 96.0;
+    /// Numbers of the layers' weights that a thread's second-level cache holds.
+    const NEAR: f64 = (1 << 18) as f64;
+    /// Lanes that wait for weights from farther away rather than for their products.
+    const FEW: usize = 2;
+    /// How often the time of its multiplications the head takes then: it pushes weights of the layers
+    /// out of the cache.
+    const FAR: f64 = 2.5;
     let of_layers = layers.iter().map(LayerWeights::work).sum::<usize>() as f64;
-    let of_head = (head.weight.len() + CHOICE * head.bias.len()) as f64;
+    let is_far = lanes <= FEW && of_layers > NEAR * parts as f64;
+    let of_weight = if is_far { FAR } else { 1.0 } * head.weight.len() as f64;
+    let of_head = of_weight + CHOICE * head.bias.len() as f64;
     // How much of the work stands before a part.
     let before = |index: usize| (of_head + of_layers) * index as f64 / parts as f64;
     let columns = |index| cut(before(index) / of_head, head.bias.len(), packing::WIDTH);
@@ -69,7 +83,7 @@ mod tests {
             let head =
                 HeadWeights { weight: vec![0.0; hidden * vocabulary], bias: vec![0.0; vocabulary] };
             for parts in 1..10 {
-                let portions = portions(&layers, &head, parts);
+                let portions = portions(&layers, &head, parts, 1);
                 assert!((1..=parts).contains(&portions.len()));
                 let mut ends = [0; 3];
                 for Portion { columns, units } in &portions {
@@ -87,9 +101,13 @@ mod tests {
     #[test]
     fn who_has_the_head_has_fewer_units() {
         let head = HeadWeights { weight: vec![0.0; 128 * 76], bias: vec![0.0; 76] };
-        let portions = portions(&[layer(128, None)], &head, 2);
-        let [first, second] = portions.as_slice() else { panic!("{portions:?}") };
+        let near = portions(&[layer(128, None)], &head, 2, 1);
+        let [first, second] = near.as_slice() else { panic!("{near:?}") };
         assert_eq!([first.columns.length, second.columns.length], [76, 0]);
         assert!(first.units[0].length < second.units[0].length);
+        // Fewer still where its weight is in the others' way.
+        let head = HeadWeights { weight: vec![0.0; 512 * 76], bias: vec![0.0; 76] };
+        let first = |lanes| portions(&[layer(512, None)], &head, 2, lanes)[0].units[0].length;
+        assert_eq!([first(1), first(64)], [224, 240]);
     }
 }
