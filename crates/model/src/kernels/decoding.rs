@@ -15,7 +15,7 @@ use pulp::{Arch, Simd, WithSimd};
 
 use self::part::{Head, Layer, Part, half, normalise};
 use self::portions::portions;
-use super::exchange::Stamped;
+use super::exchange::{Outbox, Stamped};
 use super::parallel::threads;
 use super::product::{Onto, product};
 use super::rows::Rows;
@@ -88,14 +88,17 @@ impl Stack {
         let work =
             lanes * (layers.iter().map(LayerWeights::work).sum::<usize>() + head.weight.len());
         let portions = portions(layers, head, threads().min(work / WORTH_MEETING).max(1), lanes);
-        let states = |layer: &LayerWeights| Stamped::new(2 * lanes * layer.hidden);
+        let states = |layer: usize| {
+            let units = portions.iter().map(|portion| portion.units[layer].length);
+            units.map(|units| Outbox::new(lanes, units)).collect()
+        };
         let work = Writing {
             arch: Arch::new(),
             lanes,
             vocabulary: head.bias.len(),
             between: *between,
             tokens: Stamped::new(lanes),
-            states: layers.iter().map(states).collect(),
+            states: (0..layers.len()).map(states).collect(),
             scores: Stamped::new(lanes * head.bias.len()),
         };
         let parts =
@@ -147,8 +150,8 @@ struct Writing {
     between: Between,
     /// What each lane reads.
     tokens: Stamped,
-    /// The hidden states of every layer, by even and odd steps and by parts, `[2, P, B, units]`.
-    states: Vec<Stamped>,
+    /// The hidden states of every layer, by parts, each `[B, units]`.
+    states: Vec<Vec<Outbox>>,
     /// `[B, V]`.
     scores: Stamped,
 }

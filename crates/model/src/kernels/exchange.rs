@@ -79,9 +79,129 @@ impl Stamped {
     }
 }
 
+/// Rows of numbers that one thread hands to the others, those of one step at a time. Who writes a
+/// step's has read what the others made of those two steps before.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    /// Of even and odd steps.
+    halves: [Half; 2],
+    width: usize,
+}
+
+#[derive(Debug)]
+struct Half {
+    step: Latest,
+    lines: Vec<Line>,
+}
+
+/// The step whose numbers are here. On lines of the cache of its own: the others look at it again and
+/// again, and would take away the line that is about to be written.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Latest(AtomicU32);
+
+/// Numbers of a line of the cache.
+const OF_LINE: usize = 16;
+
+/// Two numbers in each word: half as many accesses.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Line([AtomicU64; OF_LINE / 2]);
+
+impl Outbox {
+    /// Of so many rows, with the numbers of no step in it but 0.
+    pub(super) fn new(rows: usize, width: usize) -> Self {
+        let half = || Half {
+            step: Latest(AtomicU32::new(0)),
+            lines: (0..rows * width.div_ceil(OF_LINE)).map(|_| Line::default()).collect(),
+        };
+        Self { halves: [half(), half()], width }
+    }
+
+    /// Puts the numbers of a step in, all rows.
+    #[inline(always)]
+    pub(super) fn write(&self, numbers: &[f32], step: u32) {
+        let Half { step: latest, lines } = self.half(step);
+        if self.width > 0 {
+            let rows = lines.chunks_exact(self.width.div_ceil(OF_LINE));
+            for (lines, row) in rows.zip(numbers.chunks_exact(self.width)) {
+                for (line, numbers) in lines.iter().zip(row.chunks(OF_LINE)) {
+                    let (pairs, rest) = numbers.as_chunks();
+                    for (word, &[first, second]) in line.0.iter().zip(pairs) {
+                        word.store(pack(first, second), Ordering::Relaxed);
+                    }
+                    if let [last] = rest {
+                        line.0[pairs.len()].store(pack(*last, 0.0), Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+        latest.0.store(step, Ordering::Release);
+    }
+
+    /// Whether the numbers of a step are there.
+    #[inline(always)]
+    pub(super) fn has(&self, step: u32) -> bool {
+        self.half(step).step.0.load(Ordering::Acquire) == step
+    }
+
+    /// Takes a row of a step that is there.
+    #[inline(always)]
+    pub(super) fn read(&self, row: usize, to: &mut [f32], step: u32) {
+        let of_row = self.width.div_ceil(OF_LINE);
+        let lines = &self.half(step).lines[row * of_row..][..of_row];
+        for (line, numbers) in lines.iter().zip(to.chunks_mut(OF_LINE)) {
+            let (pairs, rest) = numbers.as_chunks_mut();
+            let count = pairs.len();
+            for (word, pair) in line.0.iter().zip(pairs) {
+                *pair = unpack(word.load(Ordering::Relaxed));
+            }
+            if let [last] = rest {
+                [*last, _] = unpack(line.0[count].load(Ordering::Relaxed));
+            }
+        }
+    }
+
+    fn half(&self, step: u32) -> &Half {
+        &self.halves[step as usize % 2]
+    }
+}
+
+fn pack(first: f32, second: f32) -> u64 {
+    u64::from(second.to_bits()) << 32 | u64::from(first.to_bits())
+}
+
+fn unpack(word: u64) -> [f32; 2] {
+    [f32::from_bits(word as u32), f32::from_bits((word >> 32) as u32)]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_come_out_as_they_were_put_in() {
+        for width in [0, 1, 2, 15, 16, 17, 80] {
+            let outbox = Outbox::new(3, width);
+            assert!(!outbox.has(1) && !outbox.has(2));
+            let numbers = |step: u32| -> Vec<f32> {
+                (0..3 * width).map(|k| step as f32 + k as f32 / 7.0).collect()
+            };
+            for step in 1..5 {
+                outbox.write(&numbers(step), step);
+                // Those of the step before are still there, those of the one before that are not.
+                assert!(outbox.has(step) && !outbox.has(step + 1));
+                assert!(step < 3 || !outbox.has(step - 2));
+                for step in step.saturating_sub(1).max(1)..=step {
+                    let mut got = vec![0.0; 3 * width];
+                    for row in 0..3 {
+                        outbox.read(row, &mut got[row * width..][..width], step);
+                    }
+                    assert_eq!(got, numbers(step), "width {width}, step {step}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn numbers_of_another_step_are_not_there() {

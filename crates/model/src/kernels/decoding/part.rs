@@ -5,7 +5,7 @@ use pulp::Simd;
 use super::portions::Portion;
 use super::{HeadWeights, LayerWeights};
 use crate::kernels::cell::{load, store, unit_forward, unit_output};
-use crate::kernels::exchange::Stamped;
+use crate::kernels::exchange::Outbox;
 use crate::kernels::packing::Packed;
 use crate::kernels::parallel::Piece;
 use crate::kernels::sequence::gather_units;
@@ -58,16 +58,16 @@ impl Part {
 #[derive(Debug)]
 pub(super) struct Layer {
     pub(super) units: Piece,
-    /// Those of the other parts.
-    others: Vec<Piece>,
+    index: usize,
+    /// The other parts, each with its units.
+    others: Vec<(usize, Piece)>,
     start: Vec<f32>,
     pub(super) input: Option<Packed>,
     pub(super) recurrent: GatePanels,
     /// The hidden states of all units, `[B, H]`.
     pub(super) h: Vec<f32>,
-    /// How many rows of the others' units are the latest step's already, and how many numbers of
-    /// the row behind those.
-    known: [usize; 2],
+    /// How many of the others' hidden states are the latest step's already.
+    known: usize,
     /// What the gates of the next step have so far, without where they start, `[B, 4 · units]`.
     pub(super) products: Vec<f32>,
     /// `[B, units]`, as those below.
@@ -76,20 +76,22 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    fn new(weights: &LayerWeights, mut all: Vec<Piece>, index: usize, lanes: usize) -> Self {
-        let (hidden, units) = (weights.hidden, all.remove(index));
+    fn new(weights: &LayerWeights, all: Vec<Piece>, index: usize, lanes: usize) -> Self {
+        let (hidden, units) = (weights.hidden, all[index]);
+        let others = all.into_iter().enumerate().filter(|&(other, _)| other != index);
         let pack = |matrix: &Vec<f32>| match units.length {
             0 => Packed::default(),
             length => Packed::new(&gather_units(matrix, hidden, units), 4 * length),
         };
         Self {
             units,
-            others: all,
+            index,
+            others: others.collect(),
             start: gather_units(&weights.start, hidden, units),
             input: weights.input.as_ref().map(pack),
             recurrent: GatePanels::new(&weights.recurrent, hidden, units),
             h: vec![0.0; lanes * hidden],
-            known: [0; 2],
+            known: 0,
             products: vec![0.0; lanes * 4 * units.length],
             h_next: vec![0.0; lanes * units.length],
             c: vec![0.0; lanes * units.length],
@@ -97,34 +99,29 @@ impl Layer {
     }
 
     /// Gives the other parts the own units' hidden states behind a step.
-    pub(super) fn publish(&mut self, states: &Stamped, lanes: usize, step: u32) {
+    pub(super) fn publish(&mut self, states: &[Outbox], lanes: usize, step: u32) {
         let (hidden, Piece { start, length }) = (self.h.len() / lanes, self.units);
         let rows = self.h_next.chunks_exact(length.max(1));
         for (to, from) in self.h.chunks_exact_mut(hidden).zip(rows) {
             to[start..][..length].copy_from_slice(from);
         }
         if !self.others.is_empty() {
-            let place = half(step) * self.h.len() + lanes * start;
-            states.write(place, self.h_next.iter().map(|h| h.to_bits()), step);
+            states[self.index].write(&self.h_next, step);
         }
-        self.known = [0; 2];
+        self.known = 0;
     }
 
     /// Gets those of the others; says whether all are there.
-    pub(super) fn collect(&mut self, states: &Stamped, lanes: usize, step: u32) -> bool {
-        let (hidden, half) = (self.h.len() / lanes, half(step) * self.h.len());
-        let [rows, numbers] = &mut self.known;
-        while *rows < lanes * self.others.len() {
-            // What is written last is looked for first.
-            let (part, lane) = (*rows / lanes, lanes - 1 - *rows % lanes);
-            let Piece { start, length } = self.others[part];
-            let place = half + lanes * start + lane * length;
-            let row = &mut self.h[lane * hidden + start..][..length];
-            *numbers = states.read(place, row, *numbers, step);
-            if *numbers < length {
+    pub(super) fn collect(&mut self, states: &[Outbox], lanes: usize, step: u32) -> bool {
+        let hidden = self.h.len() / lanes;
+        while let Some(&(other, Piece { start, length })) = self.others.get(self.known) {
+            if !states[other].has(step) {
                 return false;
             }
-            (*rows, *numbers) = (*rows + 1, 0);
+            for (lane, h) in self.h.chunks_exact_mut(hidden).enumerate() {
+                states[other].read(lane, &mut h[start..][..length], step);
+            }
+            self.known += 1;
         }
         true
     }
