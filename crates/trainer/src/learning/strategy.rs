@@ -5,6 +5,7 @@
 mod averaging;
 mod diverging;
 mod keeping;
+mod scoring;
 mod telling;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +15,7 @@ use burn::data::dataloader::Progress as LoaderProgress;
 use burn::tensor::{Bool, Device, Tensor};
 use burn_train::{
     EventProcessorTraining, Interrupter, Learner, LearnerEvent, SupervisedLearningStrategy,
-    SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
+    SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, ValidLoader,
 };
 use poquelin_data::{ChunkLoader, Corpus, Vocabulary};
 use poquelin_model::{CharLstm, LstmState, Seed, devices};
@@ -25,7 +26,7 @@ pub use self::keeping::{Restored, Standing};
 use self::telling::{Line, Unread};
 use super::clipping::{changes, clip_factor, global_norm, scaled};
 use super::metrics::Together;
-use super::model::{LanguageModel, Step, StepOutput};
+use super::model::{LanguageModel, Step};
 use super::optimizer_state::TappedAdamW;
 use super::schedule::Schedule;
 use crate::config::Config;
@@ -373,49 +374,6 @@ impl Session {
         }
         self.spoilt = Some(spoilt.clone());
         factor.unwrap_or_else(|| norm.ones_like()).mask_fill(spoilt, f32::NAN)
-    }
-
-    fn validate(
-        &mut self,
-        epoch: usize,
-        model: &LanguageModel,
-    ) -> Result<Option<(Score, f64)>, Error> {
-        let Some(valid) = &self.job.valid else {
-            return Ok(None);
-        };
-        self.job.console.phase(Some("validating"));
-        let began = Instant::now();
-        let (processor, interrupter) = (&mut self.processor, &self.interrupter);
-        let mut send = |event| interrupter.fail_on_error(processor.process_valid(event));
-        send(LearnerEvent::StartSplit { epoch_number: epoch, total_items: valid.len() });
-        let signals = &self.job.signals;
-        let stopping = || signals.received().is_some() || interrupter.should_stop();
-        let mut untold = Together::default();
-        let score = valid.run(model, |reading, progress| {
-            if let Some(reading) = untold.add(*reading, progress.is_completed()) {
-                let output = StepOutput { tensors: None, reading };
-                let item = TrainingItem::new(output, progress, None, None);
-                send(LearnerEvent::ProcessedItem(item));
-            }
-            !stopping()
-        })?;
-        send(LearnerEvent::EndSplit(epoch));
-        self.job.console.phase(None);
-        self.stop_if_asked()?;
-        Ok(Some((score, began.elapsed().as_secs_f64())))
-    }
-
-    /// The score on the test part, and how many seconds it took.
-    fn test(&self, model: &LanguageModel) -> Result<Option<(Score, f64)>, Error> {
-        let Some(test) = &self.job.test else {
-            return Ok(None);
-        };
-        self.job.console.phase(Some("testing"));
-        let began = Instant::now();
-        let score = test.run(model, |_, _| !self.asked_to_stop())?;
-        self.job.console.phase(None);
-        self.stop_if_asked()?;
-        Ok(Some((score, began.elapsed().as_secs_f64())))
     }
 
     /// Adds an epoch to the run's sums, tells of it and saves it.
