@@ -59,7 +59,7 @@ impl Part {
 pub(super) struct Layer {
     pub(super) units: Piece,
     index: usize,
-    /// The other parts that have units, each with those.
+    /// The other parts, each with its units.
     others: Vec<(usize, Piece)>,
     start: Vec<f32>,
     pub(super) input: Option<Packed>,
@@ -78,8 +78,7 @@ pub(super) struct Layer {
 impl Layer {
     fn new(weights: &LayerWeights, all: Vec<Piece>, index: usize, lanes: usize) -> Self {
         let (hidden, units) = (weights.hidden, all[index]);
-        let has_some = |&(other, piece): &(usize, Piece)| other != index && piece.length > 0;
-        let others = all.into_iter().enumerate().filter(has_some);
+        let others = all.into_iter().enumerate().filter(|&(other, _)| other != index);
         let pack = |matrix: &Vec<f32>| match units.length {
             0 => Packed::default(),
             length => Packed::new(&gather_units(matrix, hidden, units), 4 * length),
