@@ -190,6 +190,15 @@ fn write(decoder: &mut Decoder, temperature: f64, given: &[u32], uniforms: &[f64
 ///
 /// Where there is no token to choose.
 pub fn choose(scores: &[f32], temperature: f64, uniform: f64, weights: &mut Vec<f32>) -> u32 {
+    /// Weights that are passed by together: subtracted one by one each would wait for the one before.
+    const BLOCK: usize = 8;
+    let sum = |block: &[f32]| match block.first_chunk::<BLOCK>() {
+        Some(block) => {
+            let [a, b, c, d, e, f, g, h] = block.map(f64::from);
+            ((a + b) + (c + d)) + ((e + f) + (g + h))
+        }
+        None => block.iter().copied().map(f64::from).sum(),
+    };
     let heaviest = |numbers: &[f32]| {
         let heaviest = numbers.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
         heaviest.expect("a vocabulary has at least one token").0 as u32
@@ -199,10 +208,17 @@ pub fn choose(scores: &[f32], temperature: f64, uniform: f64, weights: &mut Vec<
     }
     let total = softmax_weights(scores, (temperature as f32).max(f32::MIN_POSITIVE), weights);
     let mut left = uniform * f64::from(total);
-    for (token, &weight) in weights.iter().enumerate() {
-        left -= f64::from(weight);
-        if left < 0.0 {
-            return token as u32;
+    for (index, block) in weights.chunks(BLOCK).enumerate() {
+        let of_block = sum(block);
+        if left >= of_block {
+            left -= of_block;
+            continue;
+        }
+        for (offset, &weight) in block.iter().enumerate() {
+            left -= f64::from(weight);
+            if left < 0.0 {
+                return (index * BLOCK + offset) as u32;
+            }
         }
     }
     // Rounding can leave a crumb behind the last weight.

@@ -6,6 +6,7 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::activation::exp;
+use super::cell::{load, store};
 use super::outer::outer;
 use super::packing::Packed;
 use super::parallel::{Piece, for_each, piece_length};
@@ -197,14 +198,14 @@ impl WithSimd for All<'_, '_> {
 
 /// e to the power of every logit's distance from the highest over the temperature; returns the sum.
 pub(crate) fn softmax_weights(logits: &[f32], temperature: f32, weights: &mut Vec<f32>) -> f32 {
-    weights.clear();
-    weights.extend_from_slice(logits);
-    Arch::new().dispatch(Weigh { logits: weights, temperature })
+    weights.resize(logits.len(), 0.0);
+    Arch::new().dispatch(Weigh { logits, temperature, weights })
 }
 
 struct Weigh<'a> {
-    logits: &'a mut [f32],
+    logits: &'a [f32],
     temperature: f32,
+    weights: &'a mut [f32],
 }
 
 impl WithSimd for Weigh<'_> {
@@ -212,11 +213,22 @@ impl WithSimd for Weigh<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> f32 {
-        let highest = highest(simd, self.logits);
+        let Self { logits, temperature, weights } = self;
+        let highest = simd.splat_f32s(highest(simd, logits));
         // Of a tiny temperature the inverse may be infinite, and times zero no number.
-        let factor = (1.0 / self.temperature).min(f32::MAX);
-        self.logits.iter_mut().for_each(|logit| *logit = (*logit - highest) * factor);
-        exponentials(simd, self.logits, 0.0)
+        let factor = simd.splat_f32s((1.0 / temperature).min(f32::MAX));
+        let mut total = simd.splat_f32s(0.0);
+        for (to, logits) in weights.chunks_mut(S::F32_LANES).zip(logits.chunks(S::F32_LANES)) {
+            let distance = simd.sub_f32s(load(simd, logits), highest);
+            let weight = exponential(simd, simd.mul_f32s(distance, factor));
+            let weight = match to.len() < S::F32_LANES {
+                true => first_of(simd, to.len(), weight, 0.0),
+                false => weight,
+            };
+            store(simd, to, weight);
+            total = simd.add_f32s(total, weight);
+        }
+        simd.reduce_sum_f32s(total)
     }
 }
 
@@ -264,22 +276,26 @@ fn first_of<S: Simd>(simd: S, count: usize, vector: S::f32s, behind: f32) -> S::
 /// Replaces every number by e to the power of its distance from the highest; returns their sum.
 #[inline(always)]
 fn exponentials<S: Simd>(simd: S, row: &mut [f32], highest: f32) -> f32 {
-    let (highest, low) = (simd.splat_f32s(highest), simd.splat_f32s(-87.0));
+    let highest = simd.splat_f32s(highest);
     let mut total = simd.splat_f32s(0.0);
     let (vectors, tail) = S::as_mut_simd_f32s(row);
     for vector in vectors {
-        let x = simd.sub_f32s(*vector, highest);
-        // By a comparison, which lets what is not a number pass.
-        let x = simd.select_f32s(simd.less_than_f32s(x, low), low, x);
-        *vector = exp(simd, x);
+        *vector = exponential(simd, simd.sub_f32s(*vector, highest));
         total = simd.add_f32s(total, *vector);
     }
     if !tail.is_empty() {
-        let x = simd.sub_f32s(simd.partial_load_f32s(tail), highest);
-        let x = simd.select_f32s(simd.less_than_f32s(x, low), low, x);
-        let last = first_of(simd, tail.len(), exp(simd, x), 0.0);
+        let last = exponential(simd, simd.sub_f32s(simd.partial_load_f32s(tail), highest));
+        let last = first_of(simd, tail.len(), last, 0.0);
         simd.partial_store_f32s(tail, last);
         total = simd.add_f32s(total, last);
     }
     simd.reduce_sum_f32s(total)
+}
+
+/// e to the power of what is at most 0, of −87 where it is less.
+#[inline(always)]
+fn exponential<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let low = simd.splat_f32s(-87.0);
+    // By a comparison, which lets what is not a number pass.
+    exp(simd, simd.select_f32s(simd.less_than_f32s(x, low), low, x))
 }
