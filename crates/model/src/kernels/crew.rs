@@ -16,6 +16,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use crossbeam_utils::CachePadded;
+
 /// How long a helper stays awake when there is nothing to do: longer than a training step goes without
 /// a call, which is between the way back and the optimizer, up to half a millisecond.
 const VIGIL: Duration = Duration::from_millis(1);
@@ -28,11 +30,11 @@ type Task<'a> = &'a (dyn Fn() + Sync);
 /// One crew serves the process; a second caller at the same time works alone.
 static CREW: Crew = Crew {
     busy: AtomicBool::new(false),
-    board: Board {
+    board: CachePadded::new(Board {
         state: AtomicU64::new(0),
         task: AtomicPtr::new(std::ptr::null_mut()),
-        panic: Mutex::new(None),
-    },
+    }),
+    panic: Mutex::new(None),
     hired: AtomicUsize::new(0),
     asleep: AtomicUsize::new(0),
     sleepers: Mutex::new(Vec::new()),
@@ -40,7 +42,10 @@ static CREW: Crew = Crew {
 
 struct Crew {
     busy: AtomicBool,
-    board: Board,
+    /// On cache lines of its own: who watches it takes them away from who changes what lies beside it.
+    board: CachePadded<Board>,
+    /// What a helper panicked with.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
     /// How many helpers there are, asleep or awake.
     hired: AtomicUsize,
     /// How many sleep, or are about to.
@@ -54,8 +59,6 @@ struct Board {
     state: AtomicU64,
     /// A [`Task`] on the caller's stack; valid as long as `state` is not 0.
     task: AtomicPtr<()>,
-    /// What a helper panicked with.
-    panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 /// One helper that may still come.
@@ -91,7 +94,8 @@ struct Closing<'a>(&'a Crew);
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        let panic = self.0.board.close();
+        self.0.board.close();
+        let panic = self.0.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.0.busy.store(false, Ordering::Release);
         if let Some(panic) = panic
             && !thread::panicking()
@@ -111,44 +115,12 @@ impl Board {
     }
 
     /// Lets nobody in any more, and waits for those who are in.
-    fn close(&self) -> Option<Box<dyn Any + Send>> {
+    fn close(&self) {
         self.state.fetch_and(AT_WORK, Ordering::Relaxed);
         let mut patience = Patience::default();
         while self.state.load(Ordering::Acquire) != 0 {
             patience.wait();
         }
-        self.panic.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    /// Takes part, if somebody asks for it; says whether it did.
-    fn take_part(&self) -> bool {
-        let mut state = self.state.load(Ordering::Relaxed);
-        loop {
-            if state < TICKET {
-                return false;
-            }
-            let entered = state - TICKET + 1;
-            match self.state.compare_exchange_weak(
-                state,
-                entered,
-                Ordering::Acquire,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => break,
-                Err(now) => state = now,
-            }
-        }
-        let task: *const Task<'_> = self.task.load(Ordering::Relaxed).cast_const().cast();
-        // SAFETY: this thread is counted among those at work, in the same exchange that saw the
-        // call open. The caller returns from `call`, and so ends the life of what `task` points
-        // to and of all that it borrows, only after `close` has seen that count at 0; `task` is
-        // `Sync`, so that it may be called from here.
-        let task = unsafe { *task };
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(task)) {
-            *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
-        }
-        self.state.fetch_sub(1, Ordering::Release);
-        true
     }
 
     fn is_open(&self) -> bool {
@@ -157,6 +129,34 @@ impl Board {
 }
 
 impl Crew {
+    /// Takes part, if somebody asks for it; says whether it did.
+    fn take_part(&self) -> bool {
+        let Board { state: shared, task } = &*self.board;
+        let mut state = shared.load(Ordering::Relaxed);
+        loop {
+            if state < TICKET {
+                return false;
+            }
+            let entered = state - TICKET + 1;
+            match shared.compare_exchange_weak(state, entered, Ordering::Acquire, Ordering::Relaxed)
+            {
+                Ok(_) => break,
+                Err(now) => state = now,
+            }
+        }
+        let task: *const Task<'_> = task.load(Ordering::Relaxed).cast_const().cast();
+        // SAFETY: this thread is counted among those at work, in the same exchange that saw the
+        // call open. The caller returns from `call`, and so ends the life of what `task` points
+        // to and of all that it borrows, only after `close` has seen that count at 0; `task` is
+        // `Sync`, so that it may be called from here.
+        let task = unsafe { *task };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(task)) {
+            *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
+        }
+        shared.fetch_sub(1, Ordering::Release);
+        true
+    }
+
     /// Wakes so many helpers at most, and hires them first where there are fewer.
     fn wake(&'static self, helpers: usize) {
         let hired = self.hired.load(Ordering::Relaxed);
@@ -189,7 +189,7 @@ impl Crew {
         let mut since = Instant::now();
         loop {
             for _ in 0..LOOKS {
-                if self.board.take_part() {
+                if self.take_part() {
                     since = Instant::now();
                 }
                 std::hint::spin_loop();

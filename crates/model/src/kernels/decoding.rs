@@ -13,14 +13,13 @@ mod portions;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use self::part::{Head, Layer, Part, half, normalise};
+use self::part::{Head, Part, normalise};
 use self::portions::portions;
 use super::exchange::{Outbox, Stamped};
 use super::parallel::threads;
 use super::product::{Onto, product};
 use super::rows::Rows;
 use super::standing::{Standing, Work};
-use super::step::StepForward;
 
 /// A layer's weights in row-major order.
 pub(crate) struct LayerWeights {
@@ -73,7 +72,7 @@ pub(crate) struct Stack {
     team: Standing<Writing>,
     /// The latest step.
     step: u32,
-    /// `[B, V]`.
+    /// `[B, V]`, where other threads have columns of the head too.
     logits: Vec<f32>,
 }
 
@@ -104,7 +103,7 @@ impl Stack {
         let parts =
             (0..portions.len()).map(|index| Part::new(layers, head, &portions, index, lanes));
         Self {
-            team: Standing::new(work, parts.collect()),
+            team: Standing::new(work, parts),
             step: 0,
             logits: vec![0.0; lanes * head.bias.len()],
         }
@@ -120,14 +119,14 @@ impl Stack {
             if !own.has_scored(*step) {
                 return false;
             }
-            if own.head.logits.len() == logits.len() {
-                logits.copy_from_slice(&own.head.logits);
-                return true;
+            if own.head.logits.len() < logits.len() {
+                known = work.scores.read(0, logits, known, *step);
+                return known == logits.len();
             }
-            known = work.scores.read(0, logits, known, *step);
-            known == logits.len()
+            true
         });
-        logits
+        let own = &team.own().head.logits;
+        if own.len() < logits.len() { logits } else { own }
     }
 
     /// Sets the state back to zeros.
@@ -202,10 +201,7 @@ impl WithSimd for Phase<'_> {
         let &mut Part { ref mut layers, ref mut head, ref mut given, step, phase } = self.part;
         if phase > states.len() {
             let layers = layers.iter_mut().filter(|layer| layer.units.length > 0);
-            for Layer { recurrent, h, products, .. } in layers {
-                StepForward { weight: recurrent, h, gates: products, end: None }
-                    .run(simd, half(step) == 1);
-            }
+            layers.for_each(|layer| layer.multiply(simd, step));
             return;
         }
         let (below, layers) = layers.split_at_mut(phase);
@@ -244,5 +240,6 @@ impl WithSimd for Phase<'_> {
             layer.end_step(simd, lane, row);
         }
         layer.publish(&states[phase], *lanes, step);
+        layer.go_ahead(simd, step);
     }
 }

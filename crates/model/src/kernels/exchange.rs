@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crossbeam_utils::CachePadded;
+
 /// Numbers shared by parts that go in lockstep. Each place has one writer per step; what it wrote
 /// is read in the step after, once a [`Team`](super::parallel::Team) has let all parts
 /// pass. That gives the order: the accesses themselves ask for none, and cost what plain
@@ -37,28 +39,38 @@ impl Exchange {
     }
 }
 
+/// Words of a line of the cache.
+const WORDS: usize = 8;
+/// Numbers of a line, two in each word: half as many accesses.
+const OF_LINE: usize = 2 * WORDS;
+
+/// A line of the cache.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Line([AtomicU64; WORDS]);
+
 /// Numbers each of which carries the step it belongs to: who finds the one has the other too, and
 /// need not wait for a second line of the cache that says so.
 #[derive(Debug)]
-pub(super) struct Stamped(Vec<AtomicU64>);
+pub(super) struct Stamped(Vec<Line>);
 
 impl Stamped {
     /// So many zeros, of the step 0.
     pub(super) fn new(count: usize) -> Self {
-        Self((0..count).map(|_| AtomicU64::new(0)).collect())
+        Self((0..count.div_ceil(WORDS)).map(|_| Line::default()).collect())
     }
 
     /// Writes the numbers of a step from the place `first` on, as their bits.
     pub(super) fn write(&self, first: usize, numbers: impl IntoIterator<Item = u32>, step: u32) {
-        for (place, number) in self.0[first..].iter().zip(numbers) {
-            place.store(u64::from(step) << 32 | u64::from(number), Ordering::Relaxed);
+        for (place, number) in (first..).zip(numbers) {
+            self.word(place).store(u64::from(step) << 32 | u64::from(number), Ordering::Relaxed);
         }
     }
 
     /// The bits of a number of this step, if it is there.
     #[inline(always)]
     pub(super) fn get(&self, place: usize, step: u32) -> Option<u32> {
-        let stamped = self.0[place].load(Ordering::Relaxed);
+        let stamped = self.word(place).load(Ordering::Relaxed);
         (stamped >> 32 == u64::from(step)).then_some(stamped as u32)
     }
 
@@ -77,6 +89,11 @@ impl Stamped {
         }
         count
     }
+
+    #[inline(always)]
+    fn word(&self, place: usize) -> &AtomicU64 {
+        &self.0[place / WORDS].0[place % WORDS]
+    }
 }
 
 /// Rows of numbers that one thread hands to the others, those of one step at a time. Who writes a
@@ -90,29 +107,17 @@ pub(super) struct Outbox {
 
 #[derive(Debug)]
 struct Half {
-    step: Latest,
+    /// Whose numbers are here. On lines of the cache of its own: the others look at it again and again, and
+    /// would take away the line that is about to be written.
+    step: CachePadded<AtomicU32>,
     lines: Vec<Line>,
 }
-
-/// The step whose numbers are here. On lines of the cache of its own: the others look at it again and
-/// again, and would take away the line that is about to be written.
-#[derive(Debug)]
-#[repr(align(128))]
-struct Latest(AtomicU32);
-
-/// Numbers of a line of the cache.
-const OF_LINE: usize = 16;
-
-/// Two numbers in each word: half as many accesses.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct Line([AtomicU64; OF_LINE / 2]);
 
 impl Outbox {
     /// Of so many rows, with the numbers of no step in it but 0.
     pub(super) fn new(rows: usize, width: usize) -> Self {
         let half = || Half {
-            step: Latest(AtomicU32::new(0)),
+            step: CachePadded::default(),
             lines: (0..rows * width.div_ceil(OF_LINE)).map(|_| Line::default()).collect(),
         };
         Self { halves: [half(), half()], width }
@@ -136,13 +141,13 @@ impl Outbox {
                 }
             }
         }
-        latest.0.store(step, Ordering::Release);
+        latest.store(step, Ordering::Release);
     }
 
     /// Whether the numbers of a step are there.
     #[inline(always)]
     pub(super) fn has(&self, step: u32) -> bool {
-        self.half(step).step.0.load(Ordering::Acquire) == step
+        self.half(step).step.load(Ordering::Acquire) == step
     }
 
     /// Takes a row of a step that is there.

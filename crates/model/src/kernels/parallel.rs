@@ -6,6 +6,8 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crossbeam_utils::CachePadded;
+
 use super::crew::{self, Patience};
 
 /// The least work, in elementary operations, that is worth a thread which is awake: some ten
@@ -78,28 +80,25 @@ pub(super) struct Team<P>(Vec<Place<P>>);
 /// A part, and how far it is.
 #[derive(Debug)]
 struct Place<P> {
-    ended: Watched,
+    /// On a cache line of its own: the others watch it, and who changes what lies beside it need not
+    /// wait for that line.
+    ended: CachePadded<AtomicUsize>,
     begun: AtomicUsize,
-    part: Mutex<P>,
+    part: spin::Mutex<P>,
 }
-
-/// A count that others watch: on a cache line of its own, so that who changes what lies beside it
-/// need not wait for that line.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Watched(AtomicUsize);
 
 impl<P: Send> Team<P> {
     pub(super) fn new(parts: Vec<P>) -> Self {
-        let place =
-            |part| Place { ended: Watched::default(), begun: 0.into(), part: Mutex::new(part) };
+        let place = |part| Place {
+            ended: CachePadded::default(),
+            begun: 0.into(),
+            part: spin::Mutex::new(part),
+        };
         Self(parts.into_iter().map(place).collect())
     }
 
     pub(super) fn into_parts(self) -> Vec<P> {
-        let part =
-            |place: Place<P>| place.part.into_inner().unwrap_or_else(PoisonError::into_inner);
-        self.0.into_iter().map(part).collect()
+        self.0.into_iter().map(|place| place.part.into_inner()).collect()
     }
 
     /// Takes all parts through `phases` steps, each on a thread of its own as far as there are any.
@@ -109,15 +108,15 @@ impl<P: Send> Team<P> {
     /// Parts whose thread does not come, or has lost its processor, are taken over by the others.
     pub(super) fn run(&mut self, phases: usize, work: usize, step: impl Fn(&mut P, usize) + Sync) {
         if let [place] = self.0.as_mut_slice() {
-            let part = place.part.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let part = place.part.get_mut();
             return (0..phases).for_each(|phase| step(part, phase));
         }
         for place in &mut self.0 {
-            (*place.begun.get_mut(), *place.ended.0.get_mut()) = (0, 0);
+            (*place.begun.get_mut(), *place.ended.get_mut()) = (0, 0);
         }
         let places = self.0.as_slice();
-        let arrived = AtomicUsize::new(0);
-        let failed = AtomicBool::new(false);
+        let arrived = CachePadded::new(AtomicUsize::new(0));
+        let failed = CachePadded::new(AtomicBool::new(false));
         crew::call(places.len() - 1, work >= WORTH_WAKING, &|| {
             let own = arrived.fetch_add(1, Ordering::Relaxed);
             let _alarm = Alarm(&failed);
@@ -151,13 +150,13 @@ impl<P> Place<P> {
         if claim.is_err() {
             return false;
         }
-        step(&mut lock(&self.part), phase);
-        self.ended.0.store(phase + 1, Ordering::Release);
+        step(&mut self.part.lock(), phase);
+        self.ended.store(phase + 1, Ordering::Release);
         true
     }
 
     fn has_ended(&self, phase: usize) -> bool {
-        self.ended.0.load(Ordering::Acquire) > phase
+        self.ended.load(Ordering::Acquire) > phase
     }
 }
 

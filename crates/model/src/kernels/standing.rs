@@ -8,12 +8,14 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, TryLockError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crossbeam_utils::CachePadded;
+use spin::Mutex;
+
 use super::crew::Patience;
-use super::parallel::{Alarm, lock};
+use super::parallel::Alarm;
 
 /// How long a thread stays awake when there is nothing to do.
 const VIGIL: Duration = Duration::from_micros(300);
@@ -34,50 +36,63 @@ pub(super) trait Work: Send + Sync + 'static {
 /// Parts whose thread sleeps, or has lost its processor, are taken on by the caller.
 pub(super) struct Standing<W: Work> {
     stage: Arc<Stage<W>>,
+    /// The caller's. Nobody else takes it on, so that it needs no lock: to close one waits until what was
+    /// written before has reached the cache.
+    own: W::Part,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// What the threads share.
 struct Stage<W: Work> {
     work: W,
+    /// All parts but the caller's.
     places: Vec<Place<W::Part>>,
     /// No call will come any more.
     closed: AtomicBool,
     failed: AtomicBool,
 }
 
-/// A part. On cache lines of its own.
-#[repr(align(128))]
+/// A part, and beside it, on cache lines of its own, whether its thread watches: the caller looks there
+/// while that thread is at the part.
 struct Place<P> {
-    part: Mutex<P>,
-    /// Whether its thread watches.
-    awake: AtomicBool,
+    part: CachePadded<Mutex<P>>,
+    awake: CachePadded<AtomicBool>,
 }
 
 impl<W: Work> Standing<W> {
-    pub(super) fn new(work: W, parts: Vec<W::Part>) -> Self {
-        let place = |part| Place { part: Mutex::new(part), awake: AtomicBool::new(false) };
+    /// # Panics
+    ///
+    /// Where there is no part.
+    pub(super) fn new(work: W, parts: impl IntoIterator<Item = W::Part>) -> Self {
+        let mut parts = parts.into_iter();
+        let own = parts.next().expect("the caller has a part");
+        let place = |part| Place { part: Mutex::new(part).into(), awake: CachePadded::default() };
         let stage = Arc::new(Stage {
             work,
-            places: parts.into_iter().map(place).collect(),
+            places: parts.map(place).collect(),
             closed: AtomicBool::new(false),
             failed: AtomicBool::new(false),
         });
         // Without a thread to be had the caller takes its part on.
-        let threads = (1..stage.places.len()).map_while(|index| {
+        let threads = (0..stage.places.len()).map_while(|index| {
             let stage = Arc::clone(&stage);
             thread::Builder::new()
-                .name(format!("lstm-writing-{index}"))
+                .name(format!("lstm-writing-{}", index + 1))
                 .spawn(move || stage.serve(index))
                 .ok()
         });
         let threads = threads.collect();
-        Self { stage, threads }
+        Self { stage, own, threads }
     }
 
     /// What the parts have in common.
     pub(super) fn work(&self) -> &W {
         &self.stage.work
+    }
+
+    /// The caller's part.
+    pub(super) fn own(&self) -> &W::Part {
+        &self.own
     }
 
     /// Takes the parts on until it is `done`, which is asked with the caller's own.
@@ -86,18 +101,18 @@ impl<W: Work> Standing<W> {
     ///
     /// Where a step does, on any thread.
     pub(super) fn run(&mut self, mut done: impl FnMut(&W, &W::Part) -> bool) {
-        let stage = &*self.stage;
-        let [own, others @ ..] = stage.places.as_slice() else { return };
+        let Self { stage, own, threads } = self;
+        let _alarm = Alarm(&stage.failed);
         let mut patience = Patience::default();
-        while !done(&stage.work, &lock(&own.part)) {
-            if stage.advance(own) {
+        while !done(&stage.work, own) {
+            if stage.work.step(own) {
                 patience = Patience::default();
                 continue;
             }
             assert!(!stage.failed.load(Ordering::Relaxed), "a thread that helps has failed");
-            for (index, place) in others.iter().enumerate() {
+            for (index, place) in stage.places.iter().enumerate() {
                 let absent = !place.awake.load(Ordering::Relaxed);
-                if absent && let Some(thread) = self.threads.get(index) {
+                if absent && let Some(thread) = threads.get(index) {
                     thread.thread().unpark();
                 }
                 if (absent || patience.is_at_an_end()) && stage.advance(place) {
@@ -110,22 +125,20 @@ impl<W: Work> Standing<W> {
 
     /// The parts in turn, each as far as it can go.
     pub(super) fn for_each(&mut self, mut look: impl FnMut(&mut W::Part)) {
-        for place in &self.stage.places {
-            let mut part = lock(&place.part);
-            while self.stage.work.step(&mut part) {}
-            look(&mut part);
-        }
+        let Self { stage, own, .. } = self;
+        let mut go = |part: &mut W::Part| {
+            while stage.work.step(part) {}
+            look(part);
+        };
+        go(own);
+        stage.places.iter().for_each(|place| go(&mut place.part.lock()));
     }
 }
 
 impl<W: Work> Stage<W> {
     /// Takes a part on, if that can be and nobody else is at it.
     fn advance(&self, place: &Place<W::Part>) -> bool {
-        match place.part.try_lock() {
-            Ok(mut part) => self.work.step(&mut part),
-            Err(TryLockError::WouldBlock) => false,
-            Err(TryLockError::Poisoned(_)) => panic!("a thread that helps has failed"),
-        }
+        place.part.try_lock().is_some_and(|mut part| self.work.step(&mut part))
     }
 
     /// The life of a thread.
@@ -135,10 +148,13 @@ impl<W: Work> Stage<W> {
         place.awake.store(true, Ordering::Relaxed);
         let mut idle: Option<Instant> = None;
         while !self.closed.load(Ordering::Relaxed) {
-            for _ in 0..LOOKS {
-                match self.advance(place) {
-                    true => idle = None,
-                    false => std::hint::spin_loop(),
+            // One lock for many looks: each would wait until what was written has reached the cache.
+            if let Some(mut part) = place.part.try_lock() {
+                for _ in 0..LOOKS {
+                    match self.work.step(&mut part) {
+                        true => idle = None,
+                        false => std::hint::spin_loop(),
+                    }
                 }
             }
             match idle {
@@ -170,7 +186,9 @@ impl<W: Work> Drop for Standing<W> {
 
 impl<W: Work> fmt::Debug for Standing<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Standing").field("parts", &self.stage.places.len()).finish_non_exhaustive()
+        f.debug_struct("Standing")
+            .field("parts", &(1 + self.stage.places.len()))
+            .finish_non_exhaustive()
     }
 }
 
@@ -215,7 +233,7 @@ mod tests {
     fn counting(parts: usize, bad: Option<[usize; 2]>) -> Standing<Counting> {
         let reached = (0..parts).map(|_| AtomicUsize::new(0)).collect();
         let work = Counting { said: AtomicUsize::new(0), reached, bad };
-        Standing::new(work, (0..parts).map(|index| [index, 0]).collect())
+        Standing::new(work, (0..parts).map(|index| [index, 0]))
     }
 
     #[test]

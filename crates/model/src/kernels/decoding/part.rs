@@ -9,7 +9,7 @@ use crate::kernels::exchange::Outbox;
 use crate::kernels::packing::Packed;
 use crate::kernels::parallel::Piece;
 use crate::kernels::sequence::gather_units;
-use crate::kernels::step::GatePanels;
+use crate::kernels::step::{Aim, Depths, GatePanels, StepForward};
 use crate::layer_norm::EPSILON;
 
 /// What one thread owns.
@@ -100,13 +100,14 @@ impl Layer {
 
     /// Gives the other parts the own units' hidden states behind a step.
     pub(super) fn publish(&mut self, states: &[Outbox], lanes: usize, step: u32) {
+        // The others wait for it.
+        if !self.others.is_empty() {
+            states[self.index].write(&self.h_next, step);
+        }
         let (hidden, Piece { start, length }) = (self.h.len() / lanes, self.units);
         let rows = self.h_next.chunks_exact(length.max(1));
         for (to, from) in self.h.chunks_exact_mut(hidden).zip(rows) {
             to[start..][..length].copy_from_slice(from);
-        }
-        if !self.others.is_empty() {
-            states[self.index].write(&self.h_next, step);
         }
         self.known = 0;
     }
@@ -126,27 +127,75 @@ impl Layer {
         true
     }
 
+    /// Forms the next step's products with the own hidden states, of one place, while the others' are on
+    /// their way.
+    #[inline(always)]
+    pub(super) fn go_ahead<S: Simd>(&mut self, simd: S, step: u32) {
+        let Self { recurrent, h, products, units, .. } = self;
+        if let Some(place) = recurrent.places(simd, half(step) == 1).next() {
+            let aim = Aim::Products(Depths { rows: *units, onto: false });
+            StepForward { weight: recurrent, h, gates: products, aim }.run_at(simd, place);
+        }
+    }
+
+    /// Forms all other products of the next step.
+    #[inline(always)]
+    pub(super) fn multiply<S: Simd>(&mut self, simd: S, step: u32) {
+        let Self { recurrent, h, products, units, .. } = self;
+        let hidden = recurrent.depth();
+        let mut places = recurrent.places(simd, half(step) == 1);
+        let first = places.next();
+        let mut at = |place, rows, onto| {
+            let aim = Aim::Products(Depths { rows, onto });
+            StepForward { weight: recurrent, h, gates: products, aim }.run_at(simd, place);
+        };
+        if let Some(place) = first {
+            let end = units.start + units.length;
+            for rows in [Piece::between(0, units.start), Piece::between(end, hidden)] {
+                if rows.length > 0 {
+                    at(place, rows, true);
+                }
+            }
+        }
+        places.for_each(|place| at(place, Piece::between(0, hidden), false));
+    }
+
     /// Gates, cell states and hidden states of a lane that starts at this row.
     #[inline(always)]
     pub(super) fn end_step<S: Simd>(&mut self, simd: S, lane: usize, row: usize) {
         let units = self.units.length;
-        let products = &self.products[lane * 4 * units..][..4 * units];
-        let start = &self.start[row * 4 * units..][..4 * units];
-        let c = &mut self.c[lane * units..][..units];
-        let h = &mut self.h_next[lane * units..][..units];
-        for first in (0..units).step_by(S::F32_LANES) {
-            let width = S::F32_LANES.min(units - first);
-            let mut sums = [simd.splat_f32s(0.0); 4];
-            for (gate, sum) in sums.iter_mut().enumerate() {
-                let at = gate * units + first;
-                let product = load(simd, &products[at..][..width]);
-                *sum = simd.add_f32s(product, load(simd, &start[at..][..width]));
-            }
-            let ([.., o], c_next) = unit_forward(simd, sums, load(simd, &c[first..][..width]));
-            store(simd, &mut c[first..][..width], c_next);
-            store(simd, &mut h[first..][..width], unit_output(simd, o, c_next));
+        let (products, ends) = gates(simd, &self.products[lane * 4 * units..], units);
+        let (starts, start_ends) = gates(simd, &self.start[row * 4 * units..], units);
+        let (c, c_end) = S::as_mut_simd_f32s(&mut self.c[lane * units..][..units]);
+        let (h, h_end) = S::as_mut_simd_f32s(&mut self.h_next[lane * units..][..units]);
+        let sums = |[product, start]: [S::f32s; 2]| simd.add_f32s(product, start);
+        // Two passes, so that no vector waits for its own cell states.
+        for (index, (c, h)) in c.iter_mut().zip(&mut *h).enumerate() {
+            let gate = |gate: usize| sums([products[gate][index], starts[gate][index]]);
+            let ([.., o], c_next) = unit_forward(simd, [gate(0), gate(1), gate(2), gate(3)], *c);
+            (*c, *h) = (c_next, o);
+        }
+        for (c, h) in c.iter().zip(h) {
+            *h = unit_output(simd, *h, *c);
+        }
+        if !c_end.is_empty() {
+            let gate =
+                |gate: usize| sums([ends[gate], start_ends[gate]].map(|end| load(simd, end)));
+            let sums = [gate(0), gate(1), gate(2), gate(3)];
+            let ([.., o], c_next) = unit_forward(simd, sums, load(simd, c_end));
+            store(simd, c_end, c_next);
+            store(simd, h_end, unit_output(simd, o, c_next));
         }
     }
+}
+
+/// The vectors of each gate in a row of all four, and what there is of one more.
+#[inline(always)]
+fn gates<S: Simd>(_simd: S, row: &[f32], units: usize) -> ([&[S::f32s]; 4], [&[f32]; 4]) {
+    let gates = [0, 1, 2, 3].map(|gate| S::as_simd_f32s(&row[gate * units..][..units]));
+    // As many of each, which spares a loop over them its checks.
+    let count = units / S::F32_LANES;
+    (gates.map(|(vectors, _)| &vectors[..count]), gates.map(|(_, end)| end))
 }
 
 /// Some columns of the head.

@@ -11,7 +11,7 @@ use crate::kernels::packing::Packed;
 use crate::kernels::parallel::{Piece, Team, for_each};
 use crate::kernels::product::{Onto, product};
 use crate::kernels::spare;
-use crate::kernels::step::{End, GatePanels, Starts, StepForward};
+use crate::kernels::step::{Aim, End, GatePanels, Starts, StepForward};
 
 /// What comes out of a layer.
 #[derive(Clone, Debug)]
@@ -226,7 +226,7 @@ impl<'a> Part<'a> {
             weight: &self.weights.recurrent,
             h: &self.h,
             gates: &mut self.gates[first..][..count],
-            end: Some(End {
+            aim: Aim::End(End {
                 starts: Starts { numbers, places: &self.places, stride },
                 c: &mut self.c,
                 h_next: &mut self.h_next,

@@ -48,6 +48,11 @@ impl GatePanels {
         Self { panels, depth, units: units.length }
     }
 
+    /// D.
+    pub(in crate::kernels) fn depth(&self) -> usize {
+        self.depth
+    }
+
     /// The places of a step, a vector of units each. With `reversed` the last panel comes first: steps
     /// that take turns find the weights that the step before read last still near.
     #[inline(always)]
@@ -84,10 +89,24 @@ pub(in crate::kernels) struct StepForward<'a> {
     pub(in crate::kernels) weight: &'a GatePanels,
     /// The hidden states of all units behind the step before, `[n, H]`.
     pub(in crate::kernels) h: &'a [f32],
-    /// Get the activated gates, `[n, 4 · units]`; without an end of the step, the recurrent
-    /// products.
+    /// Get the activated gates, `[n, 4 · units]`, or the recurrent products.
     pub(in crate::kernels) gates: &'a mut [f32],
-    pub(in crate::kernels) end: Option<End<'a>>,
+    pub(in crate::kernels) aim: Aim<'a>,
+}
+
+/// How far a step goes.
+pub(in crate::kernels) enum Aim<'a> {
+    End(End<'a>),
+    /// The products with some hidden states, and no further.
+    Products(Depths),
+}
+
+/// Some rows of the recurrent weight.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct Depths {
+    pub(in crate::kernels) rows: Piece,
+    /// Whether their products are added to what is there.
+    pub(in crate::kernels) onto: bool,
 }
 
 /// What a step ends with.
@@ -101,13 +120,6 @@ pub(in crate::kernels) struct End<'a> {
 }
 
 impl StepForward<'_> {
-    /// Makes the step of all units.
-    #[inline(always)]
-    pub(in crate::kernels) fn run<S: Simd>(mut self, simd: S, reversed: bool) {
-        let weight = self.weight;
-        weight.places(simd, reversed).for_each(|place| self.run_at(simd, place));
-    }
-
     /// Makes the step of the units at a place.
     #[inline(always)]
     pub(in crate::kernels) fn run_at<S: Simd>(&mut self, simd: S, place: Place) {
@@ -156,11 +168,14 @@ impl StepForward<'_> {
     ) {
         let units = self.weight.units;
         let hidden = 4 * units * self.h.len() / self.gates.len();
-        let end = self.end.as_mut().map(|End { starts, c, h_next }| End {
-            starts: Starts { places: &starts.places[lane..][..ROWS], ..*starts },
-            c: &mut c[lane * units..],
-            h_next: &mut h_next[lane * units..],
-        });
+        let aim = match &mut self.aim {
+            Aim::End(End { starts, c, h_next }) => Aim::End(End {
+                starts: Starts { places: &starts.places[lane..][..ROWS], ..*starts },
+                c: &mut c[lane * units..],
+                h_next: &mut h_next[lane * units..],
+            }),
+            Aim::Products(depths) => Aim::Products(*depths),
+        };
         let tile = TileForward::<ROWS> {
             panel,
             place,
@@ -168,7 +183,7 @@ impl StepForward<'_> {
             hidden,
             h: &self.h[lane * hidden..],
             gates: &mut self.gates[lane * 4 * units..],
-            end,
+            aim,
         };
         simd.vectorize(tile);
     }
@@ -184,7 +199,7 @@ struct TileForward<'a, const ROWS: usize> {
     hidden: usize,
     h: &'a [f32],
     gates: &'a mut [f32],
-    end: Option<End<'a>>,
+    aim: Aim<'a>,
 }
 
 impl<const ROWS: usize> WithSimd for TileForward<'_, ROWS> {
@@ -192,22 +207,33 @@ impl<const ROWS: usize> WithSimd for TileForward<'_, ROWS> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { panel, place, units, hidden, h, gates, end } = self;
+        let Self { panel, place, units, hidden, h, gates, aim } = self;
         let Place { first, width, part } = place;
-        let mut rows = [&h[..0]; ROWS];
-        for (index, row) in rows.iter_mut().enumerate() {
-            *row = &h[index * hidden..][..panel.len()];
+        let Piece { start, length } = match aim {
+            Aim::End(_) => Piece { start: 0, length: panel.len() },
+            Aim::Products(Depths { rows, .. }) => rows,
+        };
+        let mut lanes = [&h[..0]; ROWS];
+        for (index, lane) in lanes.iter_mut().enumerate() {
+            *lane = &h[index * hidden + start..][..length];
         }
-        let products = multiply_gates(simd, rows, panel, part);
-        let Some(End { starts, c, h_next }) = end else {
-            for (row, sums) in products.into_iter().enumerate() {
-                let mut at = row * 4 * units + first;
-                for sum in sums {
-                    store(simd, &mut gates[at..][..width], sum);
-                    at += units;
+        let products = multiply_gates(simd, lanes, &panel[start..][..length], part);
+        let End { starts, c, h_next } = match aim {
+            Aim::End(end) => end,
+            Aim::Products(Depths { onto, .. }) => {
+                for (row, sums) in products.into_iter().enumerate() {
+                    let mut at = row * 4 * units + first;
+                    for mut sum in sums {
+                        let to = &mut gates[at..][..width];
+                        if onto {
+                            sum = simd.add_f32s(sum, load(simd, to));
+                        }
+                        store(simd, to, sum);
+                        at += units;
+                    }
                 }
+                return;
             }
-            return;
         };
         // Two passes, so that no row waits for its own outputs.
         for (row, (mut sums, &start)) in products.into_iter().zip(starts.places).enumerate() {
@@ -234,19 +260,19 @@ impl<const ROWS: usize> WithSimd for TileForward<'_, ROWS> {
     }
 }
 
-/// The product of rows with a vector of units of a panel, for all four gates: a tile in registers.
+/// The product of lanes with a vector of units of a panel, for all four gates: a tile in registers.
 #[inline(always)]
 fn multiply_gates<S: Simd, const ROWS: usize>(
     simd: S,
-    rows: [&[f32]; ROWS],
+    lanes: [&[f32]; ROWS],
     panel: &[GateRow],
     part: usize,
 ) -> [[S::f32s; 4]; ROWS] {
     let mut sums = [[simd.splat_f32s(0.0); 4]; ROWS];
     for (depth, weights) in panel.iter().enumerate() {
         let mut factors = [0.0; ROWS];
-        for (factor, row) in factors.iter_mut().zip(rows) {
-            *factor = row[depth];
+        for (factor, lane) in factors.iter_mut().zip(lanes) {
+            *factor = lane[depth];
         }
         add_depth(simd, &mut sums, &factors, weights, part);
     }
@@ -293,11 +319,11 @@ mod tests {
             let mut gates = vec![0.0; lanes * 4 * hidden];
             let places: Vec<usize> = (0..lanes).map(|lane| lane * 4 * hidden).collect();
             let (mut c, mut h_next) = (numbers(3, lanes * hidden), vec![0.0; lanes * hidden]);
-            StepForward {
+            let mut step = StepForward {
                 weight: &weight,
                 h: &numbers(1, lanes * hidden),
                 gates: &mut gates,
-                end: Some(End {
+                aim: Aim::End(End {
                     starts: Starts {
                         numbers: &numbers(2, lanes * 4 * hidden),
                         places: &places,
@@ -306,8 +332,8 @@ mod tests {
                     c: &mut c,
                     h_next: &mut h_next,
                 }),
-            }
-            .run(simd, reversed);
+            };
+            weight.places(simd, reversed).for_each(|place| step.run_at(simd, place));
             [gates, c, h_next]
         }
     }
@@ -347,6 +373,44 @@ mod tests {
                 for (got, expected) in got.iter().zip(&expected) {
                     assert_close(&format!("{machine}, {shape:?}"), got, expected);
                 }
+            }
+        }
+    }
+
+    struct Products([usize; 2], Vec<Depths>);
+
+    impl WithSimd for Products {
+        type Output = Vec<f32>;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
+            let Self([lanes, hidden], pieces) = self;
+            let weight = GatePanels::new(&numbers(0, 4 * hidden * hidden), hidden, all(hidden));
+            let h = numbers(1, lanes * hidden);
+            let mut gates = vec![f32::NAN; lanes * 4 * hidden];
+            for depths in pieces {
+                let aim = Aim::Products(depths);
+                let mut step = StepForward { weight: &weight, h: &h, gates: &mut gates, aim };
+                weight.places(simd, false).for_each(|place| step.run_at(simd, place));
+            }
+            gates
+        }
+    }
+
+    #[test]
+    fn products_come_in_pieces_too() {
+        for [lanes, hidden] in SHAPES {
+            let [first, second] = [hidden / 3, 2 * hidden / 3];
+            let depths = |start, end, onto| Depths { rows: Piece::between(start, end), onto };
+            let whole = || Products([lanes, hidden], vec![depths(0, hidden, false)]);
+            // The middle is never empty.
+            let middle = depths(first, second + 1, false);
+            let rest = [depths(0, first, true), depths(second + 1, hidden, true)];
+            let pieces = || Products([lanes, hidden], [&[middle], &rest[..]].concat());
+            for ((machine, got), (_, whole)) in
+                on_every_machine(pieces).into_iter().zip(on_every_machine(whole))
+            {
+                assert_close(&format!("{machine}, {lanes} lanes of {hidden}"), &got, &whole);
             }
         }
     }
