@@ -18,6 +18,7 @@ impl Exchange {
     }
 
     /// Writes numbers from the place `first` on.
+    #[inline(always)]
     pub(super) fn write(&self, first: usize, numbers: &[f32]) {
         for (place, number) in self.0[first..][..numbers.len()].iter().zip(numbers) {
             place.store(number.to_bits(), Ordering::Relaxed);
@@ -25,6 +26,7 @@ impl Exchange {
     }
 
     /// Reads numbers from the place `first` on.
+    #[inline(always)]
     pub(super) fn read(&self, first: usize, to: &mut [f32]) {
         for (to, place) in to.iter_mut().zip(&self.0[first..]) {
             *to = f32::from_bits(place.load(Ordering::Relaxed));
@@ -32,6 +34,7 @@ impl Exchange {
     }
 
     /// Adds what stands from the place `first` on.
+    #[inline(always)]
     pub(super) fn add_to(&self, first: usize, to: &mut [f32]) {
         for (to, place) in to.iter_mut().zip(&self.0[first..]) {
             *to += f32::from_bits(place.load(Ordering::Relaxed));

@@ -93,12 +93,12 @@ impl Packed {
         }
     }
 
-    /// The panels, each of [`rows`](Self::rows) rows.
-    pub(super) fn panels(&self) -> impl Iterator<Item = &[PanelRow]> {
-        self.panels.chunks_exact(self.rows)
+    /// All panels, by their indices.
+    pub(super) fn panels(&self) -> Piece {
+        Piece { start: 0, length: self.columns.div_ceil(WIDTH) }
     }
 
-    /// The panel of this index.
+    /// The panel of this index, [`rows`](Self::rows) rows.
     pub(super) fn panel(&self, index: usize) -> &[PanelRow] {
         &self.panels[index * self.rows..][..self.rows]
     }

@@ -29,6 +29,12 @@ impl Piece {
         Self { start, length: end - start }
     }
 
+    /// What there is of 0..`count` before and behind.
+    pub(super) fn others(self, count: usize) -> impl Iterator<Item = Self> {
+        let others = [Self::between(0, self.start), Self::between(self.start + self.length, count)];
+        others.into_iter().filter(|piece| piece.length > 0)
+    }
+
     /// The pieces of 0..`count`, all but the last of this length.
     pub(super) fn all(count: usize, length: usize) -> impl Iterator<Item = Self> {
         (0..count)
@@ -87,6 +93,19 @@ struct Place<P> {
     part: spin::Mutex<P>,
 }
 
+/// Tells the others, when it is dropped, that a part has done what they wait for.
+pub(super) struct Ended<'a>(Option<(&'a AtomicUsize, usize)>);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        if let Some((ended, phase)) = self.0
+            && !std::thread::panicking()
+        {
+            ended.store(phase + 1, Ordering::Release);
+        }
+    }
+}
+
 impl<P: Send> Team<P> {
     pub(super) fn new(parts: Vec<P>) -> Self {
         let place = |part| Place {
@@ -103,13 +122,19 @@ impl<P: Send> Team<P> {
 
     /// Takes all parts through `phases` steps, each on a thread of its own as far as there are any.
     /// No part begins a step before all have ended the one before, and what a part wrote then is
-    /// seen by all. `work` is the number of elementary operations in all.
+    /// seen by all. A step may drop [`Ended`] before its end: what it does behind that nobody waits
+    /// for. `work` is the number of elementary operations in all.
     ///
     /// Parts whose thread does not come, or has lost its processor, are taken over by the others.
-    pub(super) fn run(&mut self, phases: usize, work: usize, step: impl Fn(&mut P, usize) + Sync) {
+    pub(super) fn run(
+        &mut self,
+        phases: usize,
+        work: usize,
+        step: impl Fn(&mut P, usize, Ended<'_>) + Sync,
+    ) {
         if let [place] = self.0.as_mut_slice() {
             let part = place.part.get_mut();
-            return (0..phases).for_each(|phase| step(part, phase));
+            return (0..phases).for_each(|phase| step(part, phase, Ended(None)));
         }
         for place in &mut self.0 {
             (*place.begun.get_mut(), *place.ended.get_mut()) = (0, 0);
@@ -144,14 +169,13 @@ impl<P: Send> Team<P> {
 
 impl<P> Place<P> {
     /// Makes the step, unless somebody began it.
-    fn try_step(&self, phase: usize, step: &impl Fn(&mut P, usize)) -> bool {
+    fn try_step(&self, phase: usize, step: &impl Fn(&mut P, usize, Ended<'_>)) -> bool {
         let claim =
             self.begun.compare_exchange(phase, phase + 1, Ordering::Relaxed, Ordering::Relaxed);
         if claim.is_err() {
             return false;
         }
-        step(&mut self.part.lock(), phase);
-        self.ended.store(phase + 1, Ordering::Release);
+        step(&mut self.part.lock(), phase, Ended(Some((&self.ended, phase))));
         true
     }
 
@@ -194,14 +218,18 @@ mod tests {
         for count in [1, 2, 3, 8] {
             let reached: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
             let mut team = Team::new((0..count).map(|index| (index, 0)).collect());
-            team.run(500, usize::MAX, |(index, steps), phase| {
+            team.run(500, usize::MAX, |(index, steps), phase, ended| {
                 assert_eq!(*steps, phase);
-                *steps += 1;
                 assert!(reached.iter().all(|other| {
                     let other = other.load(Ordering::Relaxed);
                     other == phase || other == phase + 1
                 }));
                 reached[*index].store(phase + 1, Ordering::Relaxed);
+                // Every other time before the part is done.
+                if phase % 2 == 0 {
+                    drop(ended);
+                }
+                *steps += 1;
             });
             assert!(team.into_parts().iter().all(|&(_, steps)| steps == 500));
         }
@@ -212,7 +240,7 @@ mod tests {
         for bad in 0..3 {
             let mut team = Team::new(vec![0, 1, 2]);
             let result = catch_unwind(AssertUnwindSafe(|| {
-                team.run(100, usize::MAX, |&mut index, phase| {
+                team.run(100, usize::MAX, |&mut index, phase, _| {
                     assert!(index != bad || phase < 50, "a bad step");
                 });
             }));

@@ -39,6 +39,23 @@ pub(super) fn product<S: Simd>(
     onto: Onto<'_>,
     to: &mut [f32],
 ) {
+    product_of(simd, left, right, right.panels(), onto, to);
+}
+
+/// As [`product`], of some panels' columns: the others of `to` remain as they are.
+///
+/// # Panics
+///
+/// As [`product`].
+#[inline(always)]
+pub(super) fn product_of<S: Simd>(
+    simd: S,
+    left: Rows<'_>,
+    right: &Packed,
+    panels: Piece,
+    onto: Onto<'_>,
+    to: &mut [f32],
+) {
     assert!(right.rows > 0 || to.is_empty(), "a product of depth 0 has no sums");
     let count = to.len() / right.columns.max(1);
     for rows in Piece::all(count, ROWS) {
@@ -46,12 +63,21 @@ pub(super) fn product<S: Simd>(
         for depths in Piece::all(right.rows, DEPTH) {
             let left = left.columns(depths);
             let onto = if depths.start == 0 { onto } else { Onto::Present };
+            let block = Block { rows, depths, panels };
             match S::REGISTER_COUNT {
-                32.. => part_of_product::<S, 8>(simd, left, right, rows, depths, onto, to),
-                _ => part_of_product::<S, 4>(simd, left, right, rows, depths, onto, to),
+                32.. => part_of_product::<S, 8>(simd, left, right, block, onto, to),
+                _ => part_of_product::<S, 4>(simd, left, right, block, onto, to),
             }
         }
     }
+}
+
+/// What is formed at a time.
+#[derive(Clone, Copy)]
+struct Block {
+    rows: Piece,
+    depths: Piece,
+    panels: Piece,
 }
 
 /// What some depths contribute to some rows, `HIGH` rows at a time, then 4, 2 and 1.
@@ -60,13 +86,12 @@ fn part_of_product<S: Simd, const HIGH: usize>(
     simd: S,
     left: Rows<'_>,
     right: &Packed,
-    rows: Piece,
-    depths: Piece,
+    Block { rows, depths, panels }: Block,
     onto: Onto<'_>,
     to: &mut [f32],
 ) {
-    for (index, panel) in right.panels().enumerate() {
-        let panel = &panel[depths.start..][..depths.length];
+    for index in panels.start..panels.start + panels.length {
+        let panel = &right.panel(index)[depths.start..][..depths.length];
         // Two vectors of a panel at a time.
         for part in (0..WIDTH).step_by(2 * S::F32_LANES) {
             let first = index * WIDTH + part;

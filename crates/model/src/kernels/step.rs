@@ -5,7 +5,7 @@ mod backward;
 mod forward;
 
 pub(super) use backward::{Later, StepBackward, places_back};
-pub(super) use forward::{Aim, Depths, End, GatePanels, Starts, StepForward};
+pub(super) use forward::{End, GatePanels, Starts, StepForward};
 
 /// Which units a vector holds: from `first` on, `width` of them, at `part` of their panel's.
 #[derive(Clone, Copy)]

@@ -9,7 +9,7 @@ use crate::kernels::exchange::Outbox;
 use crate::kernels::packing::Packed;
 use crate::kernels::parallel::Piece;
 use crate::kernels::sequence::gather_units;
-use crate::kernels::step::{Aim, Depths, GatePanels, StepForward};
+use crate::kernels::step::{GatePanels, StepForward};
 use crate::layer_norm::EPSILON;
 
 /// What one thread owns.
@@ -131,33 +131,30 @@ impl Layer {
     /// their way.
     #[inline(always)]
     pub(super) fn go_ahead<S: Simd>(&mut self, simd: S, step: u32) {
-        let Self { recurrent, h, products, units, .. } = self;
-        if let Some(place) = recurrent.places(simd, half(step) == 1).next() {
-            let aim = Aim::Products(Depths { rows: *units, onto: false });
-            StepForward { weight: recurrent, h, gates: products, aim }.run_at(simd, place);
+        if let Some(place) = self.recurrent.places(simd, half(step) == 1).next() {
+            self.products_of(self.units, false).run_at(simd, place);
         }
     }
 
     /// Forms all other products of the next step.
     #[inline(always)]
     pub(super) fn multiply<S: Simd>(&mut self, simd: S, step: u32) {
-        let Self { recurrent, h, products, units, .. } = self;
-        let hidden = recurrent.depth();
-        let mut places = recurrent.places(simd, half(step) == 1);
-        let first = places.next();
-        let mut at = |place, rows, onto| {
-            let aim = Aim::Products(Depths { rows, onto });
-            StepForward { weight: recurrent, h, gates: products, aim }.run_at(simd, place);
-        };
-        if let Some(place) = first {
-            let end = units.start + units.length;
-            for rows in [Piece::between(0, units.start), Piece::between(end, hidden)] {
-                if rows.length > 0 {
-                    at(place, rows, true);
-                }
+        let all = self.recurrent.depths();
+        let mut places = self.recurrent.places(simd, half(step) == 1);
+        if let Some(place) = places.next() {
+            for others in self.units.others(all.length) {
+                self.products_of(others, true).run_at(simd, place);
             }
         }
-        places.for_each(|place| at(place, Piece::between(0, hidden), false));
+        let mut step = self.products_of(all, false);
+        places.for_each(|place| step.run_at(simd, place));
+    }
+
+    /// The products with some hidden states, to be formed.
+    #[inline(always)]
+    fn products_of(&mut self, depths: Piece, onto: bool) -> StepForward<'_> {
+        let Self { recurrent: weight, h, products: gates, .. } = self;
+        StepForward { weight, h, depths, onto, gates, end: None }
     }
 
     /// Gates, cell states and hidden states of a lane that starts at this row.

@@ -7,9 +7,9 @@ use super::{Dimensions, Input, Saved, SavedPart, Share, rows_of, steps_per_chunk
 use crate::kernels::advance::advance;
 use crate::kernels::exchange::Exchange;
 use crate::kernels::outer::outer;
-use crate::kernels::packing::Packed;
-use crate::kernels::parallel::{Piece, Team, for_each};
-use crate::kernels::product::{Onto, product};
+use crate::kernels::packing::{self, Packed};
+use crate::kernels::parallel::{Ended, Piece, Team, for_each};
+use crate::kernels::product::{Onto, product, product_of};
 use crate::kernels::rows::Rows;
 use crate::kernels::spare;
 use crate::kernels::step::{Later, StepBackward, places_back};
@@ -81,8 +81,8 @@ pub(crate) fn backward(
         let exchange = Exchange::new(2 * count * batch * hidden);
         // One more phase, for the gradient of the initial state.
         let mut team = Team::new(parts);
-        team.run(steps + 1, 3 * dimensions.work(), |part, phase| {
-            arch.dispatch(OneStep { part, phase, count, exchange: &exchange });
+        team.run(steps + 1, 3 * dimensions.work(), |part, phase, ended| {
+            arch.dispatch(SomeUnits { part, phase, count, exchange: &exchange, ended });
         });
         team.into_parts()
     };
@@ -220,13 +220,25 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// Multiplies the gradients of a step's gates with the transposed weight.
+    /// Multiplies the gradients of a step's gates with some panels of the transposed weight.
     #[inline(always)]
-    fn contribute<S: Simd>(&mut self, simd: S, step: usize) {
+    fn contribute<S: Simd>(&mut self, simd: S, step: usize, panels: Piece) {
         let units = self.share.units.length;
         let row = 4 * self.grad_c.len();
         let left = Rows::new(&self.gates[step * row..][..row], 4 * units);
-        product(simd, left, &self.weights.recurrent, Onto::Nothing, &mut self.contribution);
+        let to = &mut self.contribution;
+        product_of(simd, left, &self.weights.recurrent, panels, Onto::Nothing, to);
+    }
+
+    /// The panels of the transposed weight that have columns of no units but the own.
+    fn own_panels(&self) -> Piece {
+        let Piece { start, length } = self.share.units;
+        let first = start.div_ceil(packing::WIDTH);
+        let end = match start + length {
+            end if end == self.dimensions.hidden => self.weights.recurrent.panels().length,
+            end => end / packing::WIDTH,
+        };
+        Piece::between(first.min(end), end)
     }
 
     /// Adds what the latest steps back contribute to the gradients, where they are enough or the last;
@@ -326,7 +338,7 @@ impl WithSimd for AllUnits<'_, '_> {
         for part in parts {
             part.accumulate_sometimes(simd, step);
             if step == 0 {
-                part.contribute(simd, 0);
+                part.contribute(simd, 0, part.weights.recurrent.panels());
                 part.grad_h.copy_from_slice(&part.contribution);
             }
         }
@@ -334,21 +346,22 @@ impl WithSimd for AllUnits<'_, '_> {
 }
 
 /// Takes some units of all lanes a step back.
-struct OneStep<'a, 'b> {
+struct SomeUnits<'a, 'b> {
     part: &'a mut Part<'b>,
     phase: usize,
     /// How many parts there are.
     count: usize,
     /// Where the parts hand each other their contributions.
     exchange: &'a Exchange,
+    ended: Ended<'a>,
 }
 
-impl WithSimd for OneStep<'_, '_> {
+impl WithSimd for SomeUnits<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { part, phase, count, exchange } = self;
+        let Self { part, phase, count, exchange, ended } = self;
         let Dimensions { steps, batch, hidden } = part.dimensions;
         let units = part.share.units;
         let slot = |phase: usize, part: usize| (phase % 2 * count + part) * batch * hidden;
@@ -362,7 +375,12 @@ impl WithSimd for OneStep<'_, '_> {
                 grad_h.fill(0.0);
             }
             if phase > 0 {
-                (0..count).for_each(|part| exchange.add_to(slot(phase, part) + place, grad_h));
+                for index in 0..count {
+                    match index == part.index {
+                        true => add(grad_h, &part.contribution[place..][..units.length]),
+                        false => exchange.add_to(slot(phase, index) + place, grad_h),
+                    }
+                }
             }
         }
         if phase < steps {
@@ -370,8 +388,19 @@ impl WithSimd for OneStep<'_, '_> {
             for place in places_back(simd, units.length) {
                 part.step(step, false).run_at(simd, batch, place);
             }
-            part.contribute(simd, step);
-            exchange.write(slot(phase + 1, part.index), &part.contribution);
+            let own = part.own_panels();
+            for panels in own.others(part.weights.recurrent.panels().length) {
+                part.contribute(simd, step, panels);
+            }
+            let to = slot(phase + 1, part.index);
+            for (lane, row) in part.contribution.chunks_exact(hidden).enumerate() {
+                for Piece { start, length } in units.others(hidden) {
+                    exchange.write(to + lane * hidden + start, &row[start..][..length]);
+                }
+            }
+            drop(ended);
+            // What nobody else waits for.
+            part.contribute(simd, step, own);
             part.accumulate_sometimes(simd, step);
         }
     }

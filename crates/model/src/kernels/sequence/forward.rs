@@ -8,10 +8,10 @@ use super::{Dimensions, Input, Saved, SavedPart, Share, gather_units, rows_of, s
 use crate::kernels::advance::advance;
 use crate::kernels::exchange::Exchange;
 use crate::kernels::packing::Packed;
-use crate::kernels::parallel::{Piece, Team, for_each};
+use crate::kernels::parallel::{Ended, Piece, Team, for_each};
 use crate::kernels::product::{Onto, product};
 use crate::kernels::spare;
-use crate::kernels::step::{Aim, End, GatePanels, Starts, StepForward};
+use crate::kernels::step::{End, GatePanels, Starts, StepForward};
 
 /// What comes out of a layer.
 #[derive(Clone, Debug)]
@@ -50,14 +50,13 @@ pub(crate) fn forward(
     let arch = Arch::new();
     let parts = if packs.len() == 1 {
         advance(parts.collect(), steps, dimensions.work(), |parts: &mut [Part<'_>], step| {
-            arch.dispatch(OneStep { parts, step, exchange: None });
+            arch.dispatch(AllUnits { parts, step });
         })
     } else {
         let mut team = Team::new(parts.collect::<Vec<Part<'_>>>());
         let exchange = Exchange::new(2 * batch * hidden);
-        team.run(steps, dimensions.work(), |part, step| {
-            let parts = std::slice::from_mut(part);
-            arch.dispatch(OneStep { parts, step, exchange: Some(&exchange) });
+        team.run(steps, dimensions.work(), |part, step, ended| {
+            arch.dispatch(SomeUnits { part, step, exchange: &exchange, ended });
         });
         team.into_parts()
     };
@@ -225,8 +224,10 @@ impl<'a> Part<'a> {
         StepForward {
             weight: &self.weights.recurrent,
             h: &self.h,
+            depths: self.weights.recurrent.depths(),
+            onto: false,
             gates: &mut self.gates[first..][..count],
-            aim: Aim::End(End {
+            end: Some(End {
                 starts: Starts { numbers, places: &self.places, stride },
                 c: &mut self.c,
                 h_next: &mut self.h_next,
@@ -234,50 +235,40 @@ impl<'a> Part<'a> {
         }
     }
 
+    /// The recurrent products of the step with some hidden states, and no more.
+    #[inline(always)]
+    fn products(&mut self, step: usize, depths: Piece, onto: bool) -> StepForward<'_> {
+        StepForward { depths, onto, end: None, ..self.step(step) }
+    }
+
     /// Puts down what came out of the step.
     #[inline(always)]
-    fn end_step(&mut self, step: usize, exchange: Option<&Exchange>) {
-        let Dimensions { batch, hidden, .. } = self.dimensions;
+    fn end_step(&mut self, step: usize) {
         let Share { lanes, units } = self.share;
         if self.keep {
             self.cells[step * self.c.len()..][..self.c.len()].copy_from_slice(&self.c);
         }
         let rows = self.h_next.chunks_exact(units.length);
-        for (lane, (to, from)) in
-            self.outputs[step * lanes.length..].iter_mut().zip(rows).enumerate()
-        {
+        for (to, from) in self.outputs[step * lanes.length..].iter_mut().zip(rows) {
             to.write_copy_of_slice(from);
-            if let Some(exchange) = exchange {
-                let plane = (step + 1) % 2 * batch * hidden;
-                exchange.write(plane + lane * hidden + units.start, from);
-            }
-        }
-        if exchange.is_none() {
-            std::mem::swap(&mut self.h, &mut self.h_next);
         }
     }
 }
 
-/// Takes lanes and units a step on, those of one or several parts.
-struct OneStep<'a, 'b> {
+/// Takes lanes with all units a step on, those of one or several parts.
+struct AllUnits<'a, 'b> {
     parts: &'a mut [Part<'b>],
     step: usize,
-    /// Where the parts hand each other their hidden states, where they have only some units.
-    exchange: Option<&'a Exchange>,
 }
 
-impl WithSimd for OneStep<'_, '_> {
+impl WithSimd for AllUnits<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { parts, step, exchange } = self;
+        let Self { parts, step } = self;
         for part in parts.iter_mut() {
             part.begin_gates(simd, step);
-            if let (Some(exchange), 1..) = (exchange, step) {
-                let Dimensions { batch, hidden, .. } = part.dimensions;
-                exchange.read(step % 2 * batch * hidden, &mut part.h);
-            }
         }
         // A panel of the weight serves all parts while it is near.
         for place in parts[0].weights.recurrent.places(simd, step % 2 == 1) {
@@ -285,6 +276,68 @@ impl WithSimd for OneStep<'_, '_> {
                 part.step(step).run_at(simd, place);
             }
         }
-        parts.iter_mut().for_each(|part| part.end_step(step, exchange));
+        for part in parts {
+            part.end_step(step);
+            std::mem::swap(&mut part.h, &mut part.h_next);
+        }
+    }
+}
+
+/// Takes some units of all lanes a step on.
+struct SomeUnits<'a, 'b> {
+    part: &'a mut Part<'b>,
+    step: usize,
+    /// Where the parts hand each other their hidden states.
+    exchange: &'a Exchange,
+    ended: Ended<'a>,
+}
+
+impl WithSimd for SomeUnits<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { part, step, exchange, ended } = self;
+        let Dimensions { steps, batch, hidden } = part.dimensions;
+        let units = part.share.units;
+        let place_of = |step: usize, lane: usize| (step % 2 * batch + lane) * hidden;
+        let mut places = part.weights.recurrent.places(simd, step % 2 == 1);
+        part.begin_gates(simd, step);
+        if step > 0 {
+            for (lane, h) in part.h.chunks_exact_mut(hidden).enumerate() {
+                for Piece { start, length } in units.others(hidden) {
+                    exchange.read(place_of(step, lane) + start, &mut h[start..][..length]);
+                }
+            }
+            // What the step before began.
+            if let Some(place) = places.next() {
+                let mut others = units.others(hidden).peekable();
+                while let Some(depths) = others.next() {
+                    match others.peek() {
+                        Some(_) => part.products(step, depths, true).run_at(simd, place),
+                        None => {
+                            StepForward { depths, onto: true, ..part.step(step) }
+                                .run_at(simd, place);
+                        }
+                    }
+                }
+            }
+        }
+        places.for_each(|place| part.step(step).run_at(simd, place));
+        for (lane, row) in part.h_next.chunks_exact(units.length).enumerate() {
+            exchange.write(place_of(step + 1, lane) + units.start, row);
+        }
+        drop(ended);
+        part.end_step(step);
+        if step + 1 < steps {
+            let rows = part.h_next.chunks_exact(units.length);
+            for (h, row) in part.h.chunks_exact_mut(hidden).zip(rows) {
+                h[units.start..][..units.length].copy_from_slice(row);
+            }
+            // Products with the own hidden states, of one place, while the others' are on their way.
+            if let Some(place) = part.weights.recurrent.places(simd, step % 2 == 0).next() {
+                part.products(step + 1, units, false).run_at(simd, place);
+            }
+        }
     }
 }

@@ -48,9 +48,9 @@ impl GatePanels {
         Self { panels, depth, units: units.length }
     }
 
-    /// D.
-    pub(in crate::kernels) fn depth(&self) -> usize {
-        self.depth
+    /// All rows of the weight.
+    pub(in crate::kernels) fn depths(&self) -> Piece {
+        Piece { start: 0, length: self.depth }
     }
 
     /// The places of a step, a vector of units each. With `reversed` the last panel comes first: steps
@@ -89,24 +89,14 @@ pub(in crate::kernels) struct StepForward<'a> {
     pub(in crate::kernels) weight: &'a GatePanels,
     /// The hidden states of all units behind the step before, `[n, H]`.
     pub(in crate::kernels) h: &'a [f32],
-    /// Get the activated gates, `[n, 4 · units]`, or the recurrent products.
-    pub(in crate::kernels) gates: &'a mut [f32],
-    pub(in crate::kernels) aim: Aim<'a>,
-}
-
-/// How far a step goes.
-pub(in crate::kernels) enum Aim<'a> {
-    End(End<'a>),
-    /// The products with some hidden states, and no further.
-    Products(Depths),
-}
-
-/// Some rows of the recurrent weight.
-#[derive(Clone, Copy)]
-pub(in crate::kernels) struct Depths {
-    pub(in crate::kernels) rows: Piece,
-    /// Whether their products are added to what is there.
+    /// Those of them whose products are formed.
+    pub(in crate::kernels) depths: Piece,
+    /// Whether the gates have the products of others already.
     pub(in crate::kernels) onto: bool,
+    /// Get the activated gates, `[n, 4 · units]`; without an end of the step, the recurrent
+    /// products.
+    pub(in crate::kernels) gates: &'a mut [f32],
+    pub(in crate::kernels) end: Option<End<'a>>,
 }
 
 /// What a step ends with.
@@ -168,22 +158,21 @@ impl StepForward<'_> {
     ) {
         let units = self.weight.units;
         let hidden = 4 * units * self.h.len() / self.gates.len();
-        let aim = match &mut self.aim {
-            Aim::End(End { starts, c, h_next }) => Aim::End(End {
-                starts: Starts { places: &starts.places[lane..][..ROWS], ..*starts },
-                c: &mut c[lane * units..],
-                h_next: &mut h_next[lane * units..],
-            }),
-            Aim::Products(depths) => Aim::Products(*depths),
-        };
+        let end = self.end.as_mut().map(|End { starts, c, h_next }| End {
+            starts: Starts { places: &starts.places[lane..][..ROWS], ..*starts },
+            c: &mut c[lane * units..],
+            h_next: &mut h_next[lane * units..],
+        });
+        let Piece { start, length } = self.depths;
         let tile = TileForward::<ROWS> {
-            panel,
+            panel: &panel[start..][..length],
             place,
             units,
             hidden,
-            h: &self.h[lane * hidden..],
+            h: &self.h[lane * hidden + start..],
+            onto: self.onto,
             gates: &mut self.gates[lane * 4 * units..],
-            aim,
+            end,
         };
         simd.vectorize(tile);
     }
@@ -198,8 +187,9 @@ struct TileForward<'a, const ROWS: usize> {
     units: usize,
     hidden: usize,
     h: &'a [f32],
+    onto: bool,
     gates: &'a mut [f32],
-    aim: Aim<'a>,
+    end: Option<End<'a>>,
 }
 
 impl<const ROWS: usize> WithSimd for TileForward<'_, ROWS> {
@@ -207,33 +197,31 @@ impl<const ROWS: usize> WithSimd for TileForward<'_, ROWS> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { panel, place, units, hidden, h, gates, aim } = self;
+        let Self { panel, place, units, hidden, h, onto, gates, end } = self;
         let Place { first, width, part } = place;
-        let Piece { start, length } = match aim {
-            Aim::End(_) => Piece { start: 0, length: panel.len() },
-            Aim::Products(Depths { rows, .. }) => rows,
-        };
-        let mut lanes = [&h[..0]; ROWS];
-        for (index, lane) in lanes.iter_mut().enumerate() {
-            *lane = &h[index * hidden + start..][..length];
+        let mut rows = [&h[..0]; ROWS];
+        for (index, row) in rows.iter_mut().enumerate() {
+            *row = &h[index * hidden..][..panel.len()];
         }
-        let products = multiply_gates(simd, lanes, &panel[start..][..length], part);
-        let End { starts, c, h_next } = match aim {
-            Aim::End(end) => end,
-            Aim::Products(Depths { onto, .. }) => {
-                for (row, sums) in products.into_iter().enumerate() {
-                    let mut at = row * 4 * units + first;
-                    for mut sum in sums {
-                        let to = &mut gates[at..][..width];
-                        if onto {
-                            sum = simd.add_f32s(sum, load(simd, to));
-                        }
-                        store(simd, to, sum);
-                        at += units;
-                    }
+        let mut products = multiply_gates(simd, rows, panel, part);
+        if onto {
+            for (row, sums) in products.iter_mut().enumerate() {
+                let mut at = row * 4 * units + first;
+                for sum in sums {
+                    *sum = simd.add_f32s(*sum, load(simd, &gates[at..][..width]));
+                    at += units;
                 }
-                return;
             }
+        }
+        let Some(End { starts, c, h_next }) = end else {
+            for (row, sums) in products.into_iter().enumerate() {
+                let mut at = row * 4 * units + first;
+                for sum in sums {
+                    store(simd, &mut gates[at..][..width], sum);
+                    at += units;
+                }
+            }
+            return;
         };
         // Two passes, so that no row waits for its own outputs.
         for (row, (mut sums, &start)) in products.into_iter().zip(starts.places).enumerate() {
@@ -260,19 +248,19 @@ impl<const ROWS: usize> WithSimd for TileForward<'_, ROWS> {
     }
 }
 
-/// The product of lanes with a vector of units of a panel, for all four gates: a tile in registers.
+/// The product of rows with a vector of units of a panel, for all four gates: a tile in registers.
 #[inline(always)]
 fn multiply_gates<S: Simd, const ROWS: usize>(
     simd: S,
-    lanes: [&[f32]; ROWS],
+    rows: [&[f32]; ROWS],
     panel: &[GateRow],
     part: usize,
 ) -> [[S::f32s; 4]; ROWS] {
     let mut sums = [[simd.splat_f32s(0.0); 4]; ROWS];
     for (depth, weights) in panel.iter().enumerate() {
         let mut factors = [0.0; ROWS];
-        for (factor, lane) in factors.iter_mut().zip(lanes) {
-            *factor = lane[depth];
+        for (factor, row) in factors.iter_mut().zip(rows) {
+            *factor = row[depth];
         }
         add_depth(simd, &mut sums, &factors, weights, part);
     }
@@ -322,8 +310,10 @@ mod tests {
             let mut step = StepForward {
                 weight: &weight,
                 h: &numbers(1, lanes * hidden),
+                depths: all(hidden),
+                onto: false,
                 gates: &mut gates,
-                aim: Aim::End(End {
+                end: Some(End {
                     starts: Starts {
                         numbers: &numbers(2, lanes * 4 * hidden),
                         places: &places,
@@ -377,7 +367,8 @@ mod tests {
         }
     }
 
-    struct Products([usize; 2], Vec<Depths>);
+    /// Of so many depths at a time, with what is there before or without.
+    struct Products([usize; 2], Vec<(Piece, bool)>);
 
     impl WithSimd for Products {
         type Output = Vec<f32>;
@@ -388,9 +379,10 @@ mod tests {
             let weight = GatePanels::new(&numbers(0, 4 * hidden * hidden), hidden, all(hidden));
             let h = numbers(1, lanes * hidden);
             let mut gates = vec![f32::NAN; lanes * 4 * hidden];
-            for depths in pieces {
-                let aim = Aim::Products(depths);
-                let mut step = StepForward { weight: &weight, h: &h, gates: &mut gates, aim };
+            for (depths, onto) in pieces {
+                let gates = &mut gates;
+                let mut step =
+                    StepForward { weight: &weight, h: &h, depths, onto, gates, end: None };
                 weight.places(simd, false).for_each(|place| step.run_at(simd, place));
             }
             gates
@@ -401,7 +393,7 @@ mod tests {
     fn products_come_in_pieces_too() {
         for [lanes, hidden] in SHAPES {
             let [first, second] = [hidden / 3, 2 * hidden / 3];
-            let depths = |start, end, onto| Depths { rows: Piece::between(start, end), onto };
+            let depths = |start, end, onto| (Piece::between(start, end), onto);
             let whole = || Products([lanes, hidden], vec![depths(0, hidden, false)]);
             // The middle is never empty.
             let middle = depths(first, second + 1, false);
