@@ -1,7 +1,7 @@
 //! General matrix products over threads.
 //!
-//! A product is cut over threads by its rows, never by its depth: its bits do not depend on their
-//! number.
+//! A product is cut over threads by its rows or columns, never by its depth: its bits do not depend on
+//! their number.
 
 use pulp::{Arch, Simd, WithSimd};
 
@@ -62,19 +62,35 @@ pub(super) fn multiply(to: &mut [f32], row: Option<&[f32]>, left: Matrix<'_>, ri
         return;
     }
     let rows = Piece { start: 0, length: m };
-    let pieces = Piece::all(n, piece_length(n, work).next_multiple_of(WIDTH)).collect();
-    let pieces = for_each(pieces, work, |columns| {
+    let pieces: Vec<Piece> = Piece::all(n, piece_length(n, work).next_multiple_of(WIDTH)).collect();
+    let places = side_by_side(to, n, &pieces);
+    for_each(pieces.into_iter().zip(places).collect(), work, |(columns, places)| {
         let mut to = spare::take(m * columns.length);
         let onto = row.map_or(Onto::Nothing, |row| Onto::Row(&row[columns.start..]));
         arch.dispatch(Multiply { left, right, rows, columns, onto, to: &mut to });
-        (columns, to)
-    });
-    for (Piece { start, length }, piece) in pieces {
-        for (to, from) in to.chunks_exact_mut(n).zip(piece.chunks_exact(length)) {
-            to[start..][..length].copy_from_slice(from);
+        for (place, from) in places.into_iter().zip(to.chunks_exact(columns.length)) {
+            place.copy_from_slice(from);
         }
-        spare::give(piece);
+        spare::give(to);
+    });
+}
+
+/// What the pieces have of every row of so many columns.
+fn side_by_side<'a>(
+    matrix: &'a mut [f32],
+    columns: usize,
+    pieces: &[Piece],
+) -> Vec<Vec<&'a mut [f32]>> {
+    let mut places: Vec<Vec<&mut [f32]>> =
+        pieces.iter().map(|_| Vec::with_capacity(matrix.len() / columns)).collect();
+    for mut row in matrix.chunks_exact_mut(columns) {
+        for (places, piece) in places.iter_mut().zip(pieces) {
+            let (place, behind) = row.split_at_mut(piece.length);
+            places.push(place);
+            row = behind;
+        }
     }
+    places
 }
 
 /// Some rows and columns of a product.
