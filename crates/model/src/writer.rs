@@ -34,7 +34,7 @@ pub struct Writer {
 #[derive(Debug)]
 enum Hand {
     Cpu {
-        decoder: Decoder,
+        decoder: Box<Decoder>,
         temperature: f64,
     },
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
@@ -72,7 +72,8 @@ impl Writer {
     /// As [`new`](Self::new).
     pub fn on_cpu(network: &CharLstm, lanes: usize, temperature: f64) -> Self {
         assert!(temperature >= 0.0, "a temperature of at least 0, not {temperature}");
-        let hand = Hand::Cpu { decoder: Decoder::new(network, lanes), temperature };
+        let decoder = Box::new(Decoder::new(network, lanes));
+        let hand = Hand::Cpu { decoder, temperature };
         Self { hand, lanes, vocabulary: network.vocabulary(), given: Vec::new() }
     }
 
