@@ -233,11 +233,10 @@ impl<'a> Part<'a> {
     /// The panels of the transposed weight that have columns of no units but the own.
     fn own_panels(&self) -> Piece {
         let Piece { start, length } = self.share.units;
-        let first = start.div_ceil(packing::WIDTH);
-        let end = match start + length {
-            end if end == self.dimensions.hidden => self.weights.recurrent.panels().length,
-            end => end / packing::WIDTH,
-        };
+        let (first, behind) = (start.div_ceil(packing::WIDTH), start + length);
+        let is_last = behind == self.dimensions.hidden;
+        let all = self.weights.recurrent.panels().length;
+        let end = if is_last { all } else { behind / packing::WIDTH };
         Piece::between(first.min(end), end)
     }
 
@@ -399,7 +398,6 @@ impl WithSimd for SomeUnits<'_, '_> {
                 }
             }
             drop(ended);
-            // What nobody else waits for.
             part.contribute(simd, step, own);
             part.accumulate_sometimes(simd, step);
         }
