@@ -234,9 +234,8 @@ impl<'a> Part<'a> {
     fn own_panels(&self) -> Piece {
         let Piece { start, length } = self.share.units;
         let (first, behind) = (start.div_ceil(packing::WIDTH), start + length);
-        let is_last = behind == self.dimensions.hidden;
         let all = self.weights.recurrent.panels().length;
-        let end = if is_last { all } else { behind / packing::WIDTH };
+        let end = if behind == self.dimensions.hidden { all } else { behind / packing::WIDTH };
         Piece::between(first.min(end), end)
     }
 
