@@ -73,8 +73,9 @@ pub(crate) fn forward(
             false => [gates, cells].into_iter().for_each(spare::give),
         }
     }
-    // SAFETY: `divide` gave every number to a part, each part wrote its own of a step in `OneStep`,
-    // and every part has made all steps: a panic on the way would not have come to here.
+    // SAFETY: `divide` gave every number to a part, each part wrote its own of a step in `end_step`, and
+    // every part has made all steps, to their ends behind `Ended` too, before the threads were let go:
+    // a panic on the way would not have come to here.
     unsafe { outputs.set_len(count) };
     Forward { outputs, c: last_c, saved: keep.then_some(Saved(saved)) }
 }
