@@ -232,14 +232,11 @@ impl WithSimd for Phase<'_> {
         if let (Some(input), Some(below)) = (&layer.input, below) {
             product(simd, below, input, Onto::Present, &mut layer.products);
         }
-        for lane in 0..*lanes {
-            let row = match phase {
-                0 => tokens.get(lane, step).expect("the tokens are there") as usize,
-                _ => 0,
-            };
-            layer.end_step(simd, lane, row);
-        }
-        layer.publish(&states[phase], *lanes, step);
+        let rows = (0..*lanes).map(|lane| match phase {
+            0 => tokens.get(lane, step).expect("the tokens are there") as usize,
+            _ => 0,
+        });
+        layer.end_step(simd, rows, &states[phase], step);
         layer.go_ahead(simd, step);
     }
 }

@@ -126,25 +126,26 @@ impl Outbox {
         Self { halves: [half(), half()], width }
     }
 
-    /// Puts the numbers of a step in, all rows.
+    /// Puts a row of a step in.
     #[inline(always)]
-    pub(super) fn write(&self, numbers: &[f32], step: u32) {
-        let Half { step: latest, lines } = self.half(step);
-        if self.width > 0 {
-            let rows = lines.chunks_exact(self.width.div_ceil(OF_LINE));
-            for (lines, row) in rows.zip(numbers.chunks_exact(self.width)) {
-                for (line, numbers) in lines.iter().zip(row.chunks(OF_LINE)) {
-                    let (pairs, rest) = numbers.as_chunks();
-                    for (word, &[first, second]) in line.0.iter().zip(pairs) {
-                        word.store(pack(first, second), Ordering::Relaxed);
-                    }
-                    if let [last] = rest {
-                        line.0[pairs.len()].store(pack(*last, 0.0), Ordering::Relaxed);
-                    }
-                }
+    pub(super) fn put(&self, row: usize, numbers: &[f32], step: u32) {
+        let of_row = self.width.div_ceil(OF_LINE);
+        let lines = &self.half(step).lines[row * of_row..][..of_row];
+        for (line, numbers) in lines.iter().zip(numbers.chunks(OF_LINE)) {
+            let (pairs, rest) = numbers.as_chunks();
+            for (word, &[first, second]) in line.0.iter().zip(pairs) {
+                word.store(pack(first, second), Ordering::Relaxed);
+            }
+            if let [last] = rest {
+                line.0[pairs.len()].store(pack(*last, 0.0), Ordering::Relaxed);
             }
         }
-        latest.store(step, Ordering::Release);
+    }
+
+    /// Hands the rows of a step over: all have been put in.
+    #[inline(always)]
+    pub(super) fn hand_over(&self, step: u32) {
+        self.half(step).step.store(step, Ordering::Release);
     }
 
     /// Whether the numbers of a step are there.
@@ -196,7 +197,11 @@ mod tests {
                 (0..3 * width).map(|k| step as f32 + k as f32 / 7.0).collect()
             };
             for step in 1..5 {
-                outbox.write(&numbers(step), step);
+                assert!(!outbox.has(step));
+                for row in 0..3 {
+                    outbox.put(row, &numbers(step)[row * width..][..width], step);
+                }
+                outbox.hand_over(step);
                 // Those of the step before are still there, those of the one before that are not.
                 assert!(outbox.has(step) && !outbox.has(step + 1));
                 assert!(step < 3 || !outbox.has(step - 2));

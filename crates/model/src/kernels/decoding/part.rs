@@ -70,8 +70,7 @@ pub(super) struct Layer {
     known: usize,
     /// What the gates of the next step have so far, without where they start, `[B, 4 · units]`.
     pub(super) products: Vec<f32>,
-    /// `[B, units]`, as those below.
-    h_next: Vec<f32>,
+    /// `[B, units]`.
     pub(super) c: Vec<f32>,
 }
 
@@ -93,26 +92,11 @@ impl Layer {
             h: vec![0.0; lanes * hidden],
             known: 0,
             products: vec![0.0; lanes * 4 * units.length],
-            h_next: vec![0.0; lanes * units.length],
             c: vec![0.0; lanes * units.length],
         }
     }
 
-    /// Gives the other parts the own units' hidden states behind a step.
-    pub(super) fn publish(&mut self, states: &[Outbox], lanes: usize, step: u32) {
-        // The others wait for it.
-        if !self.others.is_empty() {
-            states[self.index].write(&self.h_next, step);
-        }
-        let (hidden, Piece { start, length }) = (self.h.len() / lanes, self.units);
-        let rows = self.h_next.chunks_exact(length.max(1));
-        for (to, from) in self.h.chunks_exact_mut(hidden).zip(rows) {
-            to[start..][..length].copy_from_slice(from);
-        }
-        self.known = 0;
-    }
-
-    /// Gets those of the others; says whether all are there.
+    /// Gets the hidden states of the others' units behind a step; says whether all are there.
     pub(super) fn collect(&mut self, states: &[Outbox], lanes: usize, step: u32) -> bool {
         let hidden = self.h.len() / lanes;
         while let Some(&(other, Piece { start, length })) = self.others.get(self.known) {
@@ -157,14 +141,37 @@ impl Layer {
         StepForward { weight, h, depths, onto, gates, end: None }
     }
 
+    /// Ends a step of all lanes, each of which starts at a row, and gives the others the hidden states.
+    #[inline(always)]
+    pub(super) fn end_step<S: Simd>(
+        &mut self,
+        simd: S,
+        rows: impl Iterator<Item = usize>,
+        states: &[Outbox],
+        step: u32,
+    ) {
+        let (hidden, outbox) = (self.recurrent.depths().length, &states[self.index]);
+        let is_alone = self.others.is_empty();
+        for (lane, row) in rows.enumerate() {
+            self.end_lane(simd, lane, row);
+            if !is_alone {
+                let Piece { start, length } = self.units;
+                outbox.put(lane, &self.h[lane * hidden + start..][..length], step);
+            }
+        }
+        outbox.hand_over(step);
+        self.known = 0;
+    }
+
     /// Gates, cell states and hidden states of a lane that starts at this row.
     #[inline(always)]
-    pub(super) fn end_step<S: Simd>(&mut self, simd: S, lane: usize, row: usize) {
-        let units = self.units.length;
+    fn end_lane<S: Simd>(&mut self, simd: S, lane: usize, row: usize) {
+        let (hidden, units) = (self.recurrent.depths().length, self.units.length);
         let (products, ends) = gates(simd, &self.products[lane * 4 * units..], units);
         let (starts, start_ends) = gates(simd, &self.start[row * 4 * units..], units);
         let (c, c_end) = S::as_mut_simd_f32s(&mut self.c[lane * units..][..units]);
-        let (h, h_end) = S::as_mut_simd_f32s(&mut self.h_next[lane * units..][..units]);
+        let h = &mut self.h[lane * hidden + self.units.start..][..units];
+        let (h, h_end) = S::as_mut_simd_f32s(h);
         let sums = |[product, start]: [S::f32s; 2]| simd.add_f32s(product, start);
         // Two passes, so that no vector waits for its own cell states.
         for (index, (c, h)) in c.iter_mut().zip(&mut *h).enumerate() {
