@@ -3,6 +3,7 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::parallel::{for_each, piece_length};
+use super::prefetch::prefetch_behind;
 use crate::AdamWStep;
 
 /// What a number's step is worth in elementary operations: it waits for the memory.
@@ -19,23 +20,27 @@ pub(crate) fn update(
     gradient: &[f32],
     moments: [&mut [f32]; 2],
 ) {
+    /// Numbers that are moved while the next ones are on their way.
+    const NEAR: usize = 256;
     let length = check(parameter.len(), gradient, &moments);
     let [moment_1, moment_2] = moments;
     let factors = Factors::new(step);
-    let pieces: Vec<Update<'_>> = parameter
+    let pieces: Vec<_> = parameter
         .chunks_mut(length)
         .zip(gradient.chunks(length))
         .zip(moment_1.chunks_mut(length).zip(moment_2.chunks_mut(length)))
-        .map(|((parameter, gradient), (moment_1, moment_2))| Update {
-            factors,
-            parameter,
-            gradient,
-            moment_1,
-            moment_2,
-        })
         .collect();
     let arch = Arch::new();
-    for_each(pieces, WORK * gradient.len(), |piece| arch.dispatch(piece));
+    for_each(pieces, WORK * gradient.len(), |((parameter, gradient), (moment_1, moment_2))| {
+        for ((parameter, gradient), (moment_1, moment_2)) in parameter
+            .chunks_mut(NEAR)
+            .zip(gradient.chunks(NEAR))
+            .zip(moment_1.chunks_mut(NEAR).zip(moment_2.chunks_mut(NEAR)))
+        {
+            prefetch_behind(parameter);
+            arch.dispatch(Update { factors, parameter, gradient, moment_1, moment_2 });
+        }
+    });
 }
 
 /// The same of a parameter that others hold: it stays, and this returns what becomes of it.

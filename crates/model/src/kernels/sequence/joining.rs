@@ -4,7 +4,7 @@ use crate::kernels::parallel::{for_each, piece_length};
 use crate::kernels::spare;
 
 /// What a number is worth in elementary operations: it waits for the memory.
-const WORK: usize = 8;
+const WORK: usize = 24;
 
 /// The sums of what all parts have for the same places.
 pub(super) fn added(mut parts: Vec<Vec<f32>>) -> Vec<f32> {
