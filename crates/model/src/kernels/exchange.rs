@@ -129,9 +129,7 @@ impl Outbox {
     /// Puts a row of a step in.
     #[inline(always)]
     pub(super) fn put(&self, row: usize, numbers: &[f32], step: u32) {
-        let of_row = self.width.div_ceil(OF_LINE);
-        let lines = &self.half(step).lines[row * of_row..][..of_row];
-        for (line, numbers) in lines.iter().zip(numbers.chunks(OF_LINE)) {
+        for (line, numbers) in self.row(row, step).iter().zip(numbers.chunks(OF_LINE)) {
             let (pairs, rest) = numbers.as_chunks();
             for (word, &[first, second]) in line.0.iter().zip(pairs) {
                 word.store(pack(first, second), Ordering::Relaxed);
@@ -157,9 +155,7 @@ impl Outbox {
     /// Takes a row of a step that is there.
     #[inline(always)]
     pub(super) fn read(&self, row: usize, to: &mut [f32], step: u32) {
-        let of_row = self.width.div_ceil(OF_LINE);
-        let lines = &self.half(step).lines[row * of_row..][..of_row];
-        for (line, numbers) in lines.iter().zip(to.chunks_mut(OF_LINE)) {
+        for (line, numbers) in self.row(row, step).iter().zip(to.chunks_mut(OF_LINE)) {
             let (pairs, rest) = numbers.as_chunks_mut();
             let count = pairs.len();
             for (word, pair) in line.0.iter().zip(pairs) {
@@ -169,6 +165,12 @@ impl Outbox {
                 [*last, _] = unpack(line.0[count].load(Ordering::Relaxed));
             }
         }
+    }
+
+    #[inline(always)]
+    fn row(&self, row: usize, step: u32) -> &[Line] {
+        let of_row = self.width.div_ceil(OF_LINE);
+        &self.half(step).lines[row * of_row..][..of_row]
     }
 
     fn half(&self, step: u32) -> &Half {
