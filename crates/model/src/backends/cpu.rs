@@ -12,7 +12,7 @@ use crate::kernels::adapt::{self, Forces};
 use crate::kernels::sequence::{
     self, Arguments, Dimensions, Forward, Input, InputGradients, Saved,
 };
-use crate::kernels::tokens::{self, Distinct};
+use crate::kernels::tokens::Distinct;
 use crate::kernels::{adamw, cross_entropy, lerp, linear, norm, spare};
 
 /// A backend whose tensors the CPU kernels can read.
@@ -61,10 +61,7 @@ impl<B: CpuTensors> Kernels for B {
                     gradients
                 }))
             }
-            None => {
-                input.give_memory();
-                None
-            }
+            None => None,
         };
         Layer { outputs, c: B::tensor(c, [batch, hidden]), back }
     }
@@ -194,10 +191,13 @@ enum KeptInput<B: CpuTensors> {
     Tokens {
         /// T and B.
         extent: [usize; 2],
+        /// V and D.
+        embedding: [usize; 2],
         distinct: Distinct,
-        table: Vec<f32>,
-        embedding: FloatTensor<B>,
+        /// Their vectors.
+        rows: Vec<f32>,
         weight: FloatTensor<B>,
+        bias: FloatTensor<B>,
     },
 }
 
@@ -207,13 +207,18 @@ impl<B: CpuTensors> KeptInput<B> {
             LayerInput::Products(products) => Self::Products(products),
             LayerInput::Dense { x, weight, bias } => Self::Dense { x, weight, bias },
             LayerInput::Tokens { tokens, embedding, weight, bias } => {
-                let [vocabulary, _] = B::shape(&embedding);
-                let distinct = Distinct::new(&B::tokens(&tokens), vocabulary);
-                let numbers = (B::numbers(&embedding), B::numbers(&weight), B::numbers(&bias));
-                let table = tokens::table(&distinct, &numbers.0, &numbers.1, &numbers.2);
-                drop(numbers);
                 let extent = TensorMetadata::shape(&tokens).dims();
-                Self::Tokens { extent, distinct, table, embedding, weight }
+                let [vocabulary, width] = B::shape(&embedding);
+                let distinct = Distinct::new(&B::tokens(&tokens), vocabulary);
+                let rows = distinct.rows_of(&B::numbers(&embedding), width);
+                Self::Tokens {
+                    extent,
+                    embedding: [vocabulary, width],
+                    distinct,
+                    rows,
+                    weight,
+                    bias,
+                }
             }
         }
     }
@@ -229,13 +234,6 @@ impl<B: CpuTensors> KeptInput<B> {
         }
     }
 
-    /// Gives the table's memory to the next step.
-    fn give_memory(self) {
-        if let Self::Tokens { table, .. } = self {
-            spare::give(table);
-        }
-    }
-
     /// Lets `read` have it as slices.
     fn read<R>(&self, read: impl FnOnce(Input<'_>) -> R) -> R {
         match self {
@@ -245,7 +243,12 @@ impl<B: CpuTensors> KeptInput<B> {
                 weight: &B::numbers(weight),
                 bias: &B::numbers(bias),
             }),
-            Self::Tokens { distinct, table, .. } => read(Input::Tokens { distinct, table }),
+            Self::Tokens { distinct, rows, weight, bias, .. } => read(Input::Tokens {
+                distinct,
+                rows,
+                weight: &B::numbers(weight),
+                bias: &B::numbers(bias),
+            }),
         }
     }
 }
@@ -293,20 +296,18 @@ impl<B: CpuTensors> KeptLayer<B> {
                 InputGradients::Dense { x: of_x, weight: of_weight, bias: of_bias },
             ) => vec![like(of_x, x), like(of_weight, weight), like(of_bias, bias)],
             (
-                KeptInput::Tokens { distinct, embedding, weight, .. },
-                InputGradients::Tokens(table),
+                KeptInput::Tokens { distinct, embedding, weight, bias, .. },
+                InputGradients::Dense { x: of_rows, weight: of_weight, bias: of_bias },
             ) => {
-                let numbers = (B::numbers(embedding), B::numbers(weight));
-                let gradients = tokens::backward(distinct, &numbers.0, &numbers.1, &table);
-                spare::give(table);
-                let of_bias = B::tensor(gradients.bias, [4 * dimensions.hidden]);
-                vec![like(gradients.embedding, embedding), like(gradients.weight, weight), of_bias]
+                let of_embedding = distinct.scattered(&of_rows, embedding.iter().product());
+                spare::give(of_rows);
+                let of_embedding = B::tensor(of_embedding, *embedding);
+                vec![of_embedding, like(of_weight, weight), like(of_bias, bias)]
             }
             _ => unreachable!("the gradients are of the kind of the input"),
         };
         let of_weight = like(gradients.weight, weight);
         results.extend([of_weight, like(gradients.h, h), like(gradients.c, c)]);
-        input.give_memory();
         results
     }
 }

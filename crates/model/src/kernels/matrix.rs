@@ -5,6 +5,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::columns::Columns;
 use super::outer::outer;
 use super::packing::{Packed, WIDTH};
 use super::parallel::{Piece, for_each, piece_length, threads};
@@ -63,34 +64,16 @@ pub(super) fn multiply(to: &mut [f32], row: Option<&[f32]>, left: Matrix<'_>, ri
     }
     let rows = Piece { start: 0, length: m };
     let pieces: Vec<Piece> = Piece::all(n, piece_length(n, work).next_multiple_of(WIDTH)).collect();
-    let places = side_by_side(to, n, &pieces);
-    for_each(pieces.into_iter().zip(places).collect(), work, |(columns, places)| {
+    let places = Columns::divide(to, n, &pieces);
+    for_each(pieces.into_iter().zip(places).collect(), work, |(columns, mut places)| {
         let mut to = spare::take(m * columns.length);
         let onto = row.map_or(Onto::Nothing, |row| Onto::Row(&row[columns.start..]));
         arch.dispatch(Multiply { left, right, rows, columns, onto, to: &mut to });
-        for (place, from) in places.into_iter().zip(to.chunks_exact(columns.length)) {
-            place.copy_from_slice(from);
+        for (row, from) in to.chunks_exact(columns.length).enumerate() {
+            places.row(row).copy_from_slice(from);
         }
         spare::give(to);
     });
-}
-
-/// What the pieces have of every row of so many columns.
-fn side_by_side<'a>(
-    matrix: &'a mut [f32],
-    columns: usize,
-    pieces: &[Piece],
-) -> Vec<Vec<&'a mut [f32]>> {
-    let mut places: Vec<Vec<&mut [f32]>> =
-        pieces.iter().map(|_| Vec::with_capacity(matrix.len() / columns)).collect();
-    for mut row in matrix.chunks_exact_mut(columns) {
-        for (places, piece) in places.iter_mut().zip(pieces) {
-            let (place, behind) = row.split_at_mut(piece.length);
-            places.push(place);
-            row = behind;
-        }
-    }
-    places
 }
 
 /// Some rows and columns of a product.

@@ -12,6 +12,7 @@ pub(crate) mod adamw;
 pub(crate) mod adapt;
 mod advance;
 mod cell;
+mod columns;
 mod crew;
 pub(crate) mod cross_entropy;
 pub(crate) mod decoding;
@@ -32,6 +33,7 @@ pub(crate) mod spare;
 mod standing;
 mod step;
 pub(crate) mod tokens;
+mod transpose;
 
 /// What an operation gives with plain instructions and with each set of vectors that this machine
 /// has, by name.

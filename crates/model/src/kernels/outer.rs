@@ -11,6 +11,7 @@ use super::parallel::Piece;
 use super::prefetch::prefetch;
 use super::product::{Onto, put_down};
 use super::rows::Rows;
+use super::spare;
 
 /// Rows that are laid ready at a time.
 const DEPTH: usize = 128;
@@ -33,10 +34,11 @@ pub(super) fn outer<S: Simd>(
 ) {
     assert_eq!(left.count(), right.count(), "a row of the right factor for each of the left");
     assert!(left.count() > 0, "a sum of no outer products");
-    let mut blocks = Vec::new();
+    let deepest = DEPTH.min(left.count());
+    let mut blocks = spare::take(left.width().next_multiple_of(BLOCK) * deepest);
     let mut panel = [PanelRow([0.0; WIDTH]); DEPTH];
     for depths in Piece::all(left.count(), DEPTH) {
-        lay_blocks(left, depths, &mut blocks);
+        let blocks = lay_blocks(left, depths, &mut blocks);
         let rows: [&[f32]; DEPTH] = std::array::from_fn(|index| {
             if index < depths.length { right.row(depths.start + index) } else { &[] }
         });
@@ -63,13 +65,17 @@ pub(super) fn outer<S: Simd>(
             }
         }
     }
+    spare::give(blocks);
 }
 
 /// Lays columns of some rows side by side: [`BLOCK`] columns of every row, then the next ones. The
 /// last block is filled up with zeros.
-fn lay_blocks(rows: Rows<'_>, depths: Piece, blocks: &mut Vec<[f32; BLOCK]>) {
-    blocks.clear();
-    blocks.resize(rows.width().div_ceil(BLOCK) * depths.length, [0.0; BLOCK]);
+fn lay_blocks<'a>(rows: Rows<'_>, depths: Piece, to: &'a mut [f32]) -> &'a [[f32; BLOCK]] {
+    let count = rows.width().div_ceil(BLOCK);
+    let blocks = &mut to.as_chunks_mut::<BLOCK>().0[..count * depths.length];
+    if !rows.width().is_multiple_of(BLOCK) {
+        blocks[(count - 1) * depths.length..].fill([0.0; BLOCK]);
+    }
     for Piece { start, length } in Piece::all(depths.length, STREAMS) {
         let rows: [&[f32]; STREAMS] = std::array::from_fn(|index| {
             if index < length { rows.row(depths.start + start + index) } else { &[] }
@@ -80,6 +86,7 @@ fn lay_blocks(rows: Rows<'_>, depths: Piece, blocks: &mut Vec<[f32; BLOCK]>) {
             }
         }
     }
+    blocks
 }
 
 /// Which columns of the result a tile has: from `first` on, `width` of them, at `part` of the panel.

@@ -1,12 +1,22 @@
 //! The right factor of a product, laid so that a tile reads it in one stream.
 
-use super::parallel::Piece;
+use std::sync::Mutex;
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::cell::{load, store};
+use super::parallel::{Piece, for_each};
+use super::spare::{self, Numbers, Spare};
+use super::transpose::{self, transpose};
 
 /// Columns of a panel.
 pub(super) const WIDTH: usize = 32;
 /// Rows that are packed side by side: few enough that a small cache keeps a line of each, even
 /// where they lie a power of two apart.
 pub(super) const STREAMS: usize = 8;
+/// What a packed number is worth in elementary operations: it waits for the memory.
+pub(super) const WORK: usize = 16;
+
 /// A matrix `[rows, columns]` in panels, whose rows lie one behind the other. The last panel is
 /// filled up with zeros.
 #[derive(Clone, Debug, Default)]
@@ -36,61 +46,69 @@ impl Packed {
 
     /// As [`pack`](Self::pack), of rows that lie `stride` apart: their first `columns`.
     pub(super) fn pack_part(&mut self, matrix: &[f32], stride: usize, columns: usize) {
-        let rows = matrix.len().div_ceil(stride);
-        self.begin(rows, columns);
-        for (index, from) in matrix.chunks(STREAMS * stride).enumerate() {
-            for (panel, first) in
-                self.panels.chunks_exact_mut(rows).zip((0..columns).step_by(WIDTH))
-            {
-                let width = WIDTH.min(columns - first);
-                for (to, from) in panel[index * STREAMS..].iter_mut().zip(from.chunks(stride)) {
-                    copy_first(&mut to.0, &from[first..][..width]);
-                }
-            }
-        }
+        self.begin(matrix.len().div_ceil(stride), columns);
+        self.fill(matrix, stride, &[Piece { start: 0, length: columns }]);
+    }
+
+    /// Packs some units' columns of a weight `[R, 4H]`: `[R, 4 · units]`.
+    pub(super) fn units(weight: &[f32], hidden: usize, units: Piece) -> Self {
+        let mut packed = Self::default();
+        packed.begin(weight.len() / (4 * hidden), 4 * units.length);
+        packed.fill(weight, 4 * hidden, &columns_of_units(hidden, units));
+        packed
     }
 
     /// Packs the transpose of the first `depths` columns of rows that lie `stride` apart.
     pub(super) fn pack_transposed(&mut self, matrix: &[f32], stride: usize, depths: usize) {
         self.begin(depths, matrix.len().div_ceil(stride));
-        self.fill_transposed(matrix, stride, Piece { start: 0, length: depths }, 0);
+        self.fill_transposed(matrix, stride, &[Piece { start: 0, length: depths }]);
     }
 
     /// Packs the transpose of some units' columns of a weight `[R, 4H]`: `[4 · units, R]`.
     pub(super) fn transposed_units(weight: &[f32], hidden: usize, units: Piece) -> Self {
         let mut packed = Self::default();
         packed.begin(4 * units.length, weight.len() / (4 * hidden));
-        for gate in 0..4 {
-            let columns = Piece { start: gate * hidden + units.start, ..units };
-            packed.fill_transposed(weight, 4 * hidden, columns, gate * units.length);
-        }
+        packed.fill_transposed(weight, 4 * hidden, &columns_of_units(hidden, units));
         packed
     }
 
-    /// Fills the depths from `depth` on with columns of a matrix whose rows lie `stride` apart.
-    fn fill_transposed(&mut self, matrix: &[f32], stride: usize, columns: Piece, depth: usize) {
-        let Piece { start, length } = columns;
-        let panels = self.panels.chunks_exact_mut(self.rows);
-        for (panel, rows) in panels.zip(matrix.chunks(WIDTH * stride)) {
-            let panel = &mut panel[depth..][..length];
-            for (index, rows) in rows.chunks(STREAMS * stride).enumerate() {
-                let first = index * STREAMS;
-                if rows.len() > (STREAMS - 1) * stride {
-                    let rows: [&[f32]; STREAMS] =
-                        std::array::from_fn(|row| &rows[row * stride + start..][..length]);
-                    for (depth, to) in panel.iter_mut().enumerate() {
-                        let numbers: [f32; STREAMS] = std::array::from_fn(|row| rows[row][depth]);
-                        to.0[first..first + STREAMS].copy_from_slice(&numbers);
-                    }
-                } else {
-                    for (offset, row) in rows.chunks(stride).enumerate() {
-                        for (to, &from) in panel.iter_mut().zip(&row[start..]) {
-                            to.0[first + offset] = from;
+    /// Fills all columns with those of the pieces of rows that lie `stride` apart.
+    fn fill(&mut self, matrix: &[f32], stride: usize, pieces: &[Piece]) {
+        let work = WORK * self.panels.len() * WIDTH;
+        let panels = self.panels.chunks_exact_mut(self.rows.max(1)).enumerate().collect();
+        for_each(panels, work, |(index, panel): (usize, &mut [PanelRow])| {
+            let (mut column, place) = (0, Piece { start: index * WIDTH, length: WIDTH });
+            for piece in pieces {
+                let first = place.start.max(column);
+                let end = (place.start + place.length).min(column + piece.length);
+                if first < end {
+                    let (from, offset) = (piece.start + first - column, first - place.start);
+                    for (to, row) in panel.iter_mut().zip(matrix.chunks(stride)) {
+                        let from = &row[from..][..end - first];
+                        match offset {
+                            0 => copy_first(&mut to.0, from),
+                            _ => to.0[offset..][..from.len()].copy_from_slice(from),
                         }
                     }
                 }
+                column += piece.length;
             }
-        }
+        });
+    }
+
+    /// Fills all depths with those columns of rows that lie `stride` apart which the pieces have.
+    fn fill_transposed(&mut self, matrix: &[f32], stride: usize, pieces: &[Piece]) {
+        let work = WORK * self.panels.len() * WIDTH;
+        let panels = self.panels.chunks_exact_mut(self.rows.max(1));
+        let panels = panels.zip(matrix.chunks(WIDTH * stride)).collect();
+        let arch = Arch::new();
+        for_each(panels, work, |(mut panel, rows): (&mut [PanelRow], &[f32])| {
+            for piece in pieces {
+                let (part, behind) = panel.split_at_mut(piece.length);
+                arch.dispatch(FillTransposed { panel: part, rows, stride, first: piece.start });
+                panel = behind;
+            }
+        });
     }
 
     /// All panels, by their indices.
@@ -105,9 +123,69 @@ impl Packed {
 
     fn begin(&mut self, rows: usize, columns: usize) {
         (self.rows, self.columns) = (rows, columns);
-        self.panels.clear();
-        self.panels.resize(columns.div_ceil(WIDTH) * rows, PanelRow([0.0; WIDTH]));
+        let count = columns.div_ceil(WIDTH) * rows;
+        if self.panels.len() != count {
+            spare::give(std::mem::replace(&mut self.panels, spare::take(count)));
+        }
+        if !columns.is_multiple_of(WIDTH) {
+            self.panels[count - rows..].fill(PanelRow::all(0.0));
+        }
     }
+}
+
+impl Drop for Packed {
+    fn drop(&mut self) {
+        spare::give(std::mem::take(&mut self.panels));
+    }
+}
+
+impl Numbers for PanelRow {
+    fn all(number: f32) -> Self {
+        Self([number; WIDTH])
+    }
+
+    fn spare() -> &'static Mutex<Spare<Self>> {
+        static SPARE: Mutex<Spare<PanelRow>> = Mutex::new(Spare::NOTHING);
+        &SPARE
+    }
+}
+
+/// Fills some depths of a panel with the columns from `first` on of rows that lie `stride` apart.
+struct FillTransposed<'a> {
+    panel: &'a mut [PanelRow],
+    rows: &'a [f32],
+    stride: usize,
+    first: usize,
+}
+
+impl WithSimd for FillTransposed<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { panel, rows, stride, first } = self;
+        let lanes = S::F32_LANES;
+        let columns = panel.len();
+        for (rows, place) in rows.chunks(lanes * stride).zip((0..WIDTH).step_by(lanes)) {
+            for (index, panel) in panel.chunks_mut(lanes).enumerate() {
+                let start = index * lanes;
+                let width = lanes.min(columns - start);
+                let mut block = [simd.splat_f32s(0.0); transpose::MOST];
+                for (to, row) in block.iter_mut().zip(rows.chunks(stride)) {
+                    *to = load(simd, &row[first + start..][..width]);
+                }
+                transpose(simd, &mut block);
+                for (to, from) in panel.iter_mut().zip(block) {
+                    store(simd, &mut to.0[place..][..lanes], from);
+                }
+            }
+        }
+    }
+}
+
+/// The columns of some units in each of the four blocks of a weight `[R, 4H]`.
+fn columns_of_units(hidden: usize, units: Piece) -> [Piece; 4] {
+    std::array::from_fn(|gate| Piece { start: gate * hidden + units.start, ..units })
 }
 
 /// Copies the first numbers, or what there is of them. All of them in a few instructions: a call would

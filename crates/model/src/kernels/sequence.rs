@@ -11,11 +11,12 @@
 mod backward;
 mod forward;
 mod joining;
+mod sums;
 
 pub(crate) use backward::{Arguments, InputGradients, backward};
 pub(crate) use forward::{Forward, forward};
 
-use super::parallel::{Piece, threads};
+use super::parallel::{Piece, threads, units_of_threads};
 use super::rows::Rows;
 use super::tokens::Distinct;
 
@@ -48,8 +49,12 @@ pub(crate) enum Input<'a> {
     Tokens {
         /// Of `[T, B]`.
         distinct: &'a Distinct,
-        /// The distinct tokens' shares of the gates, `[U, 4H]`.
-        table: &'a [f32],
+        /// The distinct tokens' vectors, `[U, D]`.
+        rows: &'a [f32],
+        /// `[D, 4H]`.
+        weight: &'a [f32],
+        /// `[4H]`.
+        bias: &'a [f32],
     },
 }
 
@@ -107,11 +112,7 @@ impl Dimensions {
             return groups.map(|lanes| Share { lanes, units }).collect();
         }
         let threads = threads.min(self.step_work() / WORTH_MEETING).max(1);
-        let length = match threads {
-            1 => hidden,
-            _ => hidden.div_ceil(threads).next_multiple_of(16),
-        };
-        Piece::all(hidden, length).map(|units| Share { lanes, units }).collect()
+        units_of_threads(hidden, threads).map(|units| Share { lanes, units }).collect()
     }
 }
 
@@ -138,6 +139,15 @@ fn rows_of(
     let width = from.len() / (steps * batch);
     let plane = batch * width;
     Rows::of_lanes(&from[range.start * plane..][..range.length * plane], width, batch, lanes)
+}
+
+/// Some units' numbers of some lanes, `[n, units]`, from `[B, H]`.
+fn own(from: &[f32], hidden: usize, Share { lanes, units }: Share) -> Vec<f32> {
+    let mut result = Vec::with_capacity(lanes.length * units.length);
+    for row in from[lanes.start * hidden..][..lanes.length * hidden].chunks_exact(hidden) {
+        result.extend_from_slice(&row[units.start..][..units.length]);
+    }
+    result
 }
 
 /// The columns of some units from each of the four blocks of a matrix `[R, 4H]`.

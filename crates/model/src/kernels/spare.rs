@@ -4,34 +4,52 @@
 //! pages that it has to find and to fill with zeros, which takes up to a tenth of a step.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-static SPARE: Mutex<Spare> = Mutex::new(Spare::NOTHING);
+/// What buffers are made of: numbers.
+pub(crate) trait Numbers: Copy + 'static {
+    /// Such numbers.
+    fn all(number: f32) -> Self;
+
+    /// The buffers of this kind.
+    fn spare() -> &'static Mutex<Spare<Self>>;
+}
+
+impl Numbers for f32 {
+    fn all(number: f32) -> Self {
+        number
+    }
+
+    fn spare() -> &'static Mutex<Spare<Self>> {
+        static SPARE: Mutex<Spare<f32>> = Mutex::new(Spare::NOTHING);
+        &SPARE
+    }
+}
 
 /// Buffers that nobody uses, and what is known of those that somebody does.
-struct Spare {
+pub(crate) struct Spare<T> {
     /// The one given last at the end; each with the number of takes before it was given.
-    buffers: Vec<(u64, Vec<f32>)>,
+    buffers: Vec<(u64, Vec<T>)>,
     /// The capacities of buffers that are out, the longest first. Only as many come back as went out,
     /// whatever else is given.
     lent: VecDeque<usize>,
     takes: u64,
 }
 
-/// Numbers from which on a buffer is worth keeping: less is what every allocator has at hand.
-const LARGE: usize = 1 << 13;
+/// Bytes from which on a buffer is worth keeping: less is what every allocator has at hand.
+const LARGE: usize = 1 << 15;
 /// Takes for which a buffer is kept that serves none of them: those of a step, with many threads and
 /// layers.
 const PATIENCE: u64 = 512;
 /// Buffers that are waited for: those of a step, many times over. Some never come back.
 const MOST_LENT: usize = 1 << 12;
 
-impl Spare {
-    const NOTHING: Self = Self { buffers: Vec::new(), lent: VecDeque::new(), takes: 0 };
+impl<T> Spare<T> {
+    pub(super) const NOTHING: Self = Self { buffers: Vec::new(), lent: VecDeque::new(), takes: 0 };
 
     /// The tightest that has room for so many numbers, as it was given: lengths differ from step to
     /// step where the sequence's does.
-    fn take(&mut self, length: usize) -> Option<Vec<f32>> {
+    fn take(&mut self, length: usize) -> Option<Vec<T>> {
         self.takes += 1;
         let takes = self.takes;
         self.buffers.retain(|(given, _)| given + PATIENCE >= takes);
@@ -46,7 +64,7 @@ impl Spare {
         buffer
     }
 
-    fn give(&mut self, buffer: Vec<f32>) {
+    fn give(&mut self, buffer: Vec<T>) {
         if let Some(index) = self.lent.iter().position(|&lent| lent == buffer.capacity()) {
             self.lent.remove(index);
             self.buffers.push((self.takes, buffer));
@@ -54,12 +72,12 @@ impl Spare {
     }
 }
 
-/// So many numbers: zeros, or what was left in them. Whoever takes them writes each before it reads it;
-/// in builds with debug assertions they are no numbers, so that it shows where somebody does not.
-pub(super) fn take(length: usize) -> Vec<f32> {
-    let mut buffer = find(length).unwrap_or_else(|| vec![0.0; length]);
+/// So many: zeros, or what was left in them. Whoever takes them writes each before it reads it; in
+/// builds with debug assertions they are no numbers, so that it shows where somebody does not.
+pub(super) fn take<T: Numbers>(length: usize) -> Vec<T> {
+    let mut buffer = find(length).unwrap_or_else(|| vec![T::all(0.0); length]);
     if cfg!(debug_assertions) {
-        buffer.fill(f32::NAN);
+        buffer.fill(T::all(f32::NAN));
     }
     buffer
 }
@@ -76,20 +94,28 @@ pub(super) fn zeros(length: usize) -> Vec<f32> {
 }
 
 /// Gives back what is not needed any more.
-pub(crate) fn give(buffer: Vec<f32>) {
-    if buffer.capacity() >= LARGE {
-        SPARE.lock().unwrap_or_else(PoisonError::into_inner).give(buffer);
+pub(crate) fn give<T: Numbers>(buffer: Vec<T>) {
+    if is_large::<T>(buffer.capacity()) {
+        lock().give(buffer);
     }
 }
 
-/// A buffer of so many numbers, if there is one.
-fn find(length: usize) -> Option<Vec<f32>> {
-    if length < LARGE {
+/// A buffer of so many, if there is one.
+fn find<T: Numbers>(length: usize) -> Option<Vec<T>> {
+    if !is_large::<T>(length) {
         return None;
     }
-    let mut buffer = SPARE.lock().unwrap_or_else(PoisonError::into_inner).take(length)?;
-    buffer.resize(length, 0.0);
+    let mut buffer = lock().take(length)?;
+    buffer.resize(length, T::all(0.0));
     Some(buffer)
+}
+
+fn is_large<T>(length: usize) -> bool {
+    length * size_of::<T>() >= LARGE
+}
+
+fn lock<T: Numbers>() -> MutexGuard<'static, Spare<T>> {
+    T::spare().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -98,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_buffer_serves_again_where_it_fits_and_not_forever() {
-        let mut spare = Spare::NOTHING;
+        let mut spare = Spare::<f32>::NOTHING;
         assert!(spare.take(100).is_none());
         spare.give(vec![1.0; 100]);
         assert!(spare.take(101).is_none(), "it is too short");
@@ -119,7 +145,7 @@ mod tests {
 
     #[test]
     fn the_tightest_serves_and_of_several_the_latest() {
-        let mut spare = Spare::NOTHING;
+        let mut spare = Spare::<f32>::NOTHING;
         for length in [120, 100, 100, 110] {
             assert!(spare.take(length).is_none());
         }
@@ -133,7 +159,7 @@ mod tests {
 
     #[test]
     fn no_more_is_kept_than_was_taken() {
-        let mut spare = Spare::NOTHING;
+        let mut spare = Spare::<f32>::NOTHING;
         for _ in 0..5 {
             let _ = spare.take(100);
             spare.give(vec![0.0; 100]);
@@ -145,7 +171,7 @@ mod tests {
 
     #[test]
     fn what_is_out_for_long_comes_back_all_the_same() {
-        let mut spare = Spare::NOTHING;
+        let mut spare = Spare::<f32>::NOTHING;
         assert!(spare.take(100).is_none());
         for _ in 0..2 * PATIENCE {
             assert!(spare.take(1).is_none());

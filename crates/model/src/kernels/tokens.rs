@@ -1,10 +1,8 @@
-//! The products of the distinct tokens of a sequence with a matrix.
+//! The distinct tokens of a sequence.
 //!
 //! A text has far fewer distinct tokens than tokens. Each distinct one is multiplied once, and
 //! what comes out is handed to all the places where it stands; going back, the gradients of those
 //! places meet before they are multiplied.
-
-use super::{linear, spare};
 
 /// The distinct tokens of a sequence.
 #[derive(Clone, Debug)]
@@ -39,63 +37,32 @@ impl Distinct {
         Self { tokens, indices }
     }
 
+    /// U, how many there are.
+    pub(super) fn count(&self) -> usize {
+        self.tokens.len()
+    }
+
     /// For every place, where its token stands among the distinct ones.
     pub(super) fn indices(&self) -> &[u32] {
         &self.indices
     }
 
-    /// The rows of the distinct tokens, one behind the other.
-    fn rows_of(&self, embedding: &[f32], width: usize) -> Vec<f32> {
+    /// The rows of the distinct tokens, one behind the other, `[U, width]`.
+    pub(crate) fn rows_of(&self, embedding: &[f32], width: usize) -> Vec<f32> {
         let mut rows = Vec::with_capacity(self.tokens.len() * width);
         for &token in &self.tokens {
             rows.extend_from_slice(&embedding[token as usize * width..][..width]);
         }
         rows
     }
-}
 
-/// The distinct embedded tokens times the weight, plus the bias: `[U, M]`.
-///
-/// `embedding` is `[V, E]`, `weight` `[E, M]`, `bias` `[M]`.
-pub(crate) fn table(
-    distinct: &Distinct,
-    embedding: &[f32],
-    weight: &[f32],
-    bias: &[f32],
-) -> Vec<f32> {
-    let rows = distinct.rows_of(embedding, weight.len() / bias.len());
-    linear::forward(&rows, weight, bias)
-}
-
-/// Gradients with respect to what went in.
-pub(crate) struct Gradients {
-    /// `[V, E]`.
-    pub(crate) embedding: Vec<f32>,
-    /// `[E, M]`.
-    pub(crate) weight: Vec<f32>,
-    /// `[M]`.
-    pub(crate) bias: Vec<f32>,
-}
-
-/// Goes back from the gradient of the table.
-pub(crate) fn backward(
-    distinct: &Distinct,
-    embedding: &[f32],
-    weight: &[f32],
-    table: &[f32],
-) -> Gradients {
-    let width = table.len() / distinct.tokens.len();
-    let d_embedding = weight.len() / width;
-    let rows = distinct.rows_of(embedding, d_embedding);
-    let grad_rows = linear::grad_input(weight, table, width);
-    let mut grad_embedding = vec![0.0; embedding.len()];
-    for (&token, grad) in distinct.tokens.iter().zip(grad_rows.chunks_exact(d_embedding)) {
-        grad_embedding[token as usize * d_embedding..][..d_embedding].copy_from_slice(grad);
-    }
-    spare::give(grad_rows);
-    Gradients {
-        embedding: grad_embedding,
-        weight: linear::grad_weight(&rows, table, width),
-        bias: linear::grad_bias(table, width),
+    /// Such rows where their tokens stand in a matrix of so many numbers, zeros elsewhere.
+    pub(crate) fn scattered(&self, rows: &[f32], count: usize) -> Vec<f32> {
+        let width = rows.len() / self.tokens.len();
+        let mut matrix = vec![0.0; count];
+        for (&token, row) in self.tokens.iter().zip(rows.chunks_exact(width)) {
+            matrix[token as usize * width..][..width].copy_from_slice(row);
+        }
+        matrix
     }
 }

@@ -78,16 +78,12 @@ impl Layer {
     fn new(weights: &LayerWeights, all: Vec<Piece>, index: usize, lanes: usize) -> Self {
         let (hidden, units) = (weights.hidden, all[index]);
         let others = all.into_iter().enumerate().filter(|&(other, _)| other != index);
-        let pack = |matrix: &Vec<f32>| match units.length {
-            0 => Packed::default(),
-            length => Packed::new(&gather_units(matrix, hidden, units), 4 * length),
-        };
         Self {
             units,
             index,
             others: others.collect(),
             start: gather_units(&weights.start, hidden, units),
-            input: weights.input.as_ref().map(pack),
+            input: weights.input.as_ref().map(|matrix| Packed::units(matrix, hidden, units)),
             recurrent: GatePanels::new(&weights.recurrent, hidden, units),
             h: vec![0.0; lanes * hidden],
             known: 0,

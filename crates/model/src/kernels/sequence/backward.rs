@@ -3,13 +3,14 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::joining::{added, side_by_side, step_by_step};
-use super::{Dimensions, Input, Saved, SavedPart, Share, rows_of, steps_per_chunk};
+use super::sums::{Steps, Sums, add};
+use super::{Dimensions, Input, Saved, SavedPart, Share, own, steps_per_chunk};
 use crate::kernels::advance::advance;
 use crate::kernels::exchange::Exchange;
-use crate::kernels::outer::outer;
+use crate::kernels::linear;
 use crate::kernels::packing::{self, Packed};
 use crate::kernels::parallel::{Ended, Piece, Team, for_each};
-use crate::kernels::product::{Onto, product, product_of};
+use crate::kernels::product::{Onto, product_of};
 use crate::kernels::rows::Rows;
 use crate::kernels::spare;
 use crate::kernels::step::{Later, StepBackward, places_back};
@@ -32,10 +33,8 @@ pub(crate) struct Gradients {
 pub(crate) enum InputGradients {
     /// `[T, B, 4H]`.
     Products(Vec<f32>),
-    /// As the input's.
+    /// As the input's; of tokens `x` is that of the distinct ones' vectors, `[U, D]`.
     Dense { x: Vec<f32>, weight: Vec<f32>, bias: Vec<f32> },
-    /// The table's, `[U, 4H]`.
-    Tokens(Vec<f32>),
 }
 
 /// What goes into [`backward`] beside what the forward pass kept: all as it was there.
@@ -93,7 +92,7 @@ pub(crate) fn backward(
 struct Weights {
     /// `[4 · units, H]`.
     recurrent: Packed,
-    /// `[4 · units, D]`, of an input of vectors.
+    /// `[4 · units, D]`, of an input of vectors, or of tokens when others have the rest of the units.
     input: Option<Packed>,
 }
 
@@ -102,6 +101,8 @@ impl Weights {
         let transposed = |weight| Packed::transposed_units(weight, hidden, units);
         let input = match arguments.input {
             Input::Dense { weight, .. } => Some(transposed(weight)),
+            // Gradients of all units' gates are added over the lanes first.
+            Input::Tokens { weight, .. } if units.length < hidden => Some(transposed(weight)),
             Input::Products(_) | Input::Tokens { .. } => None,
         };
         Self { recurrent: transposed(arguments.weight), input }
@@ -129,42 +130,6 @@ struct Part<'a> {
     unadded: usize,
 }
 
-/// The gradients of weights, `[rows, 4 · units]` each, and of vectors that were read.
-#[derive(Default)]
-struct Sums {
-    recurrent: Vec<f32>,
-    input: Vec<f32>,
-    bias: Vec<f32>,
-    /// `[T, n, D]`.
-    x: Vec<f32>,
-    table: Vec<f32>,
-}
-
-impl Sums {
-    /// Room for the sums. The table's begin at 0 and the bias's; the others are written first.
-    fn room(
-        Dimensions { batch, hidden, .. }: Dimensions,
-        input: Input<'_>,
-        Share { lanes, units }: Share,
-    ) -> Self {
-        let like = |weight: &[f32]| weight.len() / hidden * units.length;
-        let recurrent = spare::take(hidden * 4 * units.length);
-        match input {
-            Input::Products(_) => Self { recurrent, ..Self::default() },
-            Input::Dense { x, weight, bias } => Self {
-                recurrent,
-                input: spare::take(like(weight)),
-                bias: vec![0.0; like(bias)],
-                x: spare::take(x.len() / batch * lanes.length),
-                table: Vec::new(),
-            },
-            Input::Tokens { table, .. } => {
-                Self { recurrent, table: spare::zeros(like(table)), ..Self::default() }
-            }
-        }
-    }
-}
-
 impl<'a> Part<'a> {
     fn new(
         dimensions: Dimensions,
@@ -174,10 +139,6 @@ impl<'a> Part<'a> {
     ) -> Self {
         let Dimensions { steps, hidden, .. } = dimensions;
         let Share { lanes, units } = share;
-        let own = |from: &[f32]| -> Vec<f32> {
-            let rows = from[lanes.start * hidden..][..lanes.length * hidden].chunks_exact(hidden);
-            rows.flat_map(|row| row[units.start..][..units.length].to_vec()).collect()
-        };
         let plane = lanes.length * units.length;
         Self {
             dimensions,
@@ -187,9 +148,11 @@ impl<'a> Part<'a> {
             index: 0,
             gates,
             cells,
-            c: own(arguments.c),
+            c: own(arguments.c, hidden, share),
             grad_h: vec![0.0; plane],
-            grad_c: arguments.grad_c.map_or_else(|| vec![0.0; plane], own),
+            grad_c: arguments
+                .grad_c
+                .map_or_else(|| vec![0.0; plane], |grad_c| own(grad_c, hidden, share)),
             contribution: vec![0.0; lanes.length * hidden],
             sums: Sums::default(),
             unadded: steps,
@@ -257,60 +220,26 @@ impl<'a> Part<'a> {
     #[inline(always)]
     fn accumulate<S: Simd>(&mut self, simd: S, range: Piece) {
         let Share { lanes, units } = self.share;
-        let is_first = self.unadded == self.dimensions.steps;
-        let onto = if is_first { Onto::Nothing } else { Onto::Present };
-        let Self { dimensions, arguments, sums, .. } = self;
-        let width = 4 * units.length;
-        let all_rows = lanes.length * range.start;
-        let rows = lanes.length * range.length;
-        let grads = &self.gates[all_rows * width..][..rows * width];
-        // The hidden states before each step: the initial ones, or the outputs of the step before.
-        let (of_first, of_others) = match range.start {
-            0 => grads.split_at(lanes.length * width),
-            _ => grads.split_at(0),
+        let Self { dimensions, arguments, weights, .. } = *self;
+        let row = lanes.length * 4 * units.length;
+        let steps = Steps {
+            dimensions,
+            lanes,
+            range,
+            input: arguments.input,
+            h: arguments.h,
+            outputs: arguments.outputs,
+            grads: &self.gates[range.start * row..][..range.length * row],
+            weight: weights.input.as_ref(),
         };
-        let all = Piece { start: 0, length: lanes.length };
-        let gates = |grads| Rows::of_lanes(grads, width, lanes.length, all);
-        if !of_first.is_empty() {
-            let h = Rows::of_lanes(arguments.h, dimensions.hidden, dimensions.batch, lanes);
-            outer(simd, h, gates(of_first), onto, &mut sums.recurrent);
+        let is_first = self.unadded == dimensions.steps;
+        self.sums.add(simd, steps, if is_first { Onto::Nothing } else { Onto::Present });
+        // Where others have the rest of the units; a table of all units is that of some lanes only.
+        if range.start == 0
+            && let (Input::Tokens { rows, .. }, Some(weight)) = (arguments.input, &weights.input)
+        {
+            self.sums.leave_table(simd, rows, weight);
         }
-        if !of_others.is_empty() {
-            let onto = if of_first.is_empty() { onto } else { Onto::Present };
-            let start = range.start.max(1) - 1;
-            let steps = Piece { start, length: range.start + range.length - 1 - start };
-            let h = rows_of(arguments.outputs, *dimensions, lanes, steps);
-            outer(simd, h, gates(of_others), onto, &mut sums.recurrent);
-        }
-        match arguments.input {
-            Input::Products(_) => {}
-            Input::Tokens { distinct, .. } => {
-                let tokens = distinct.indices().chunks_exact(dimensions.batch);
-                let indices = tokens
-                    .skip(range.start)
-                    .take(range.length)
-                    .flat_map(|step| &step[lanes.start..][..lanes.length]);
-                for (&index, grad) in indices.zip(grads.chunks_exact(width)) {
-                    add(&mut sums.table[index as usize * width..][..width], grad);
-                }
-            }
-            Input::Dense { x, .. } => {
-                let vectors = rows_of(x, *dimensions, lanes, range);
-                let d_input = vectors.width();
-                outer(simd, vectors, gates(grads), onto, &mut sums.input);
-                grads.chunks_exact(width).for_each(|row| add(&mut sums.bias, row));
-                let weight = self.weights.input.as_ref().expect("it was packed");
-                let x = &mut sums.x[all_rows * d_input..][..rows * d_input];
-                product(simd, gates(grads), weight, Onto::Nothing, x);
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn add(to: &mut [f32], from: &[f32]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to += from;
     }
 }
 
@@ -436,9 +365,21 @@ fn join(dimensions: Dimensions, input: Input<'_>, mut parts: Vec<Part<'_>>) -> G
                 weight: of_weight(take(|part| &mut part.sums.input)),
                 bias: of_weight(take(|part| &mut part.sums.bias)),
             },
-            Input::Tokens { .. } => {
-                InputGradients::Tokens(of_weight(take(|part| &mut part.sums.table)))
+            Input::Tokens { rows, weight, .. } if by_lanes => {
+                let table = added(take(|part| &mut part.sums.table));
+                let gradients = InputGradients::Dense {
+                    x: linear::grad_input(weight, &table, 4 * hidden),
+                    weight: linear::grad_weight(rows, &table, 4 * hidden),
+                    bias: linear::grad_bias(&table, 4 * hidden),
+                };
+                spare::give(table);
+                gradients
             }
+            Input::Tokens { .. } => InputGradients::Dense {
+                x: added(take(|part| &mut part.sums.x)),
+                weight: of_weight(take(|part| &mut part.sums.input)),
+                bias: of_weight(take(|part| &mut part.sums.bias)),
+            },
         },
         weight: of_weight(take(|part| &mut part.sums.recurrent)),
         h: of_units(take(|part| &mut part.grad_h), 1),

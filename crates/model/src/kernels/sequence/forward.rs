@@ -4,9 +4,13 @@ use std::mem::MaybeUninit;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::{Dimensions, Input, Saved, SavedPart, Share, gather_units, rows_of, steps_per_chunk};
+use super::{
+    Dimensions, Input, Saved, SavedPart, Share, gather_units, own, rows_of, steps_per_chunk,
+};
 use crate::kernels::advance::advance;
+use crate::kernels::columns::Columns;
 use crate::kernels::exchange::Exchange;
+use crate::kernels::linear;
 use crate::kernels::packing::Packed;
 use crate::kernels::parallel::{Ended, Piece, Team, for_each};
 use crate::kernels::product::{Onto, product};
@@ -38,13 +42,13 @@ pub(crate) fn forward(
     let shares = dimensions.shares();
     let count = steps * batch * hidden;
     let mut outputs = Vec::with_capacity(count);
-    let slices = divide(&mut outputs.spare_capacity_mut()[..count], dimensions, &shares);
+    let places = places(&mut outputs.spare_capacity_mut()[..count], dimensions, &shares);
     let mut packs: Vec<Piece> = shares.iter().map(|share| share.units).collect();
     packs.dedup();
     let packs =
         for_each(packs, dimensions.work(), |units| Weights::new(input, weight, hidden, units));
     let parts =
-        shares.iter().zip(slices).zip(packs.iter().cycle()).map(|((&share, outputs), weights)| {
+        shares.iter().zip(places).zip(packs.iter().cycle()).map(|((&share, outputs), weights)| {
             Part::new(dimensions, input, share, weights, h, c, outputs, keep)
         });
     let arch = Arch::new();
@@ -73,50 +77,70 @@ pub(crate) fn forward(
             false => [gates, cells].into_iter().for_each(spare::give),
         }
     }
-    // SAFETY: `divide` gave every number to a part, each part wrote its own of a step in `end_step`, and
+    // SAFETY: `places` gave every number to a part, each part wrote its own of a step in `end_step`, and
     // every part has made all steps, to their ends behind `Ended` too, before the threads were let go:
     // a panic on the way would not have come to here.
     unsafe { outputs.set_len(count) };
+    for weights in packs {
+        if let InputShare::Table(table) = weights.input {
+            spare::give(table);
+        }
+    }
     Forward { outputs, c: last_c, saved: keep.then_some(Saved(saved)) }
 }
 
-/// The rows of outputs that each part writes, step by step and lane by lane.
-fn divide<'a>(
+/// Where each part puts its outputs: some columns of `[T, B · H]` where it has some lanes, of
+/// `[T · B, H]` where it has some units.
+fn places<'a>(
     outputs: &'a mut [MaybeUninit<f32>],
-    Dimensions { steps, batch, hidden }: Dimensions,
+    Dimensions { batch, hidden, .. }: Dimensions,
     shares: &[Share],
-) -> Vec<Vec<&'a mut [MaybeUninit<f32>]>> {
-    let mut slices: Vec<Vec<&mut [MaybeUninit<f32>]>> =
-        shares.iter().map(|share| Vec::with_capacity(steps * share.lanes.length)).collect();
-    for (index, mut row) in outputs.chunks_exact_mut(hidden).enumerate() {
-        let lane = index % batch;
-        for (Share { lanes, units }, slices) in shares.iter().zip(&mut slices) {
-            if (lanes.start..lanes.start + lanes.length).contains(&lane) {
-                let (own, others) = row.split_at_mut(units.length);
-                slices.push(own);
-                row = others;
-            }
-        }
-    }
-    slices
+) -> Vec<Columns<'a, MaybeUninit<f32>>> {
+    let by_lanes = shares[0].units.length == hidden;
+    let pieces = shares.iter().map(|&Share { lanes, units }| match by_lanes {
+        true => Piece { start: lanes.start * hidden, length: lanes.length * hidden },
+        false => units,
+    });
+    let width = if by_lanes { batch * hidden } else { hidden };
+    Columns::divide(outputs, width, &pieces.collect::<Vec<_>>())
 }
 
 /// The weights of some units.
 struct Weights {
     recurrent: GatePanels,
-    /// Of an input of vectors, and the bias.
-    input: Option<(Packed, Vec<f32>)>,
+    input: InputShare,
+}
+
+/// Where the input's share of some units' gates comes from.
+enum InputShare {
+    /// The input is that.
+    Products,
+    /// From vectors, by the weight and the bias.
+    Vectors(Packed, Vec<f32>),
+    /// From here: the distinct tokens', `[U, 4 · units]`.
+    Table(Vec<f32>),
 }
 
 impl Weights {
     fn new(input: Input<'_>, recurrent: &[f32], hidden: usize, units: Piece) -> Self {
+        let pack = |weight, bias| {
+            (Packed::units(weight, hidden, units), gather_units(bias, hidden, units))
+        };
         let input = match input {
+            Input::Products(_) => InputShare::Products,
             Input::Dense { weight, bias, .. } => {
-                let weight = gather_units(weight, hidden, units);
-                let packed = Packed::new(&weight, 4 * units.length);
-                Some((packed, gather_units(bias, hidden, units)))
+                let (weight, bias) = pack(weight, bias);
+                InputShare::Vectors(weight, bias)
             }
-            Input::Products(_) | Input::Tokens { .. } => None,
+            Input::Tokens { rows, weight, bias, .. } => {
+                InputShare::Table(if units.length == hidden {
+                    // All threads are free for it.
+                    linear::forward(rows, weight, bias)
+                } else {
+                    let (weight, bias) = pack(weight, bias);
+                    linear::forward_packed(rows, &weight, &bias)
+                })
+            }
         };
         Self { recurrent: GatePanels::new(recurrent, hidden, units), input }
     }
@@ -138,7 +162,7 @@ struct Part<'a> {
     gates: Vec<f32>,
     cells: Vec<f32>,
     keep: bool,
-    outputs: Vec<&'a mut [MaybeUninit<f32>]>,
+    outputs: Columns<'a, MaybeUninit<f32>>,
     /// The input products of some steps, `[.., n, 4 · units]`, of an input of vectors.
     products: Vec<f32>,
     /// Where the gates of a step begin.
@@ -154,12 +178,10 @@ impl<'a> Part<'a> {
         weights: &'a Weights,
         h: &[f32],
         c: &[f32],
-        outputs: Vec<&'a mut [MaybeUninit<f32>]>,
+        outputs: Columns<'a, MaybeUninit<f32>>,
         keep: bool,
     ) -> Self {
         let (hidden, Share { lanes, units }) = (dimensions.hidden, share);
-        let rows = |from: &[f32]| from[lanes.start * hidden..][..lanes.length * hidden].to_vec();
-        let own = |row: &[f32]| row[units.start..][..units.length].to_vec();
         let plane = lanes.length * units.length;
         let kept = if keep { dimensions.steps * plane } else { 0 };
         Self {
@@ -167,9 +189,9 @@ impl<'a> Part<'a> {
             input,
             share,
             weights,
-            h: rows(h),
+            h: h[lanes.start * hidden..][..lanes.length * hidden].to_vec(),
             h_next: vec![0.0; lanes.length * units.length],
-            c: rows(c).chunks_exact(hidden).flat_map(own).collect(),
+            c: own(c, hidden, share),
             gates: spare::take(4 * kept.max(plane)),
             cells: spare::take(kept),
             keep,
@@ -184,6 +206,7 @@ impl<'a> Part<'a> {
     fn begin_gates<S: Simd>(&mut self, simd: S, step: usize) {
         let Dimensions { steps, batch, hidden } = self.dimensions;
         let Share { lanes, units } = self.share;
+        let width = 4 * units.length;
         self.places.clear();
         match self.input {
             Input::Products(_) => {
@@ -193,15 +216,15 @@ impl<'a> Part<'a> {
             }
             Input::Tokens { distinct, .. } => {
                 let indices = &distinct.indices()[step * batch + lanes.start..][..lanes.length];
-                let place = |&index: &u32| index as usize * 4 * hidden + units.start;
-                self.places.extend(indices.iter().map(place));
+                self.places.extend(indices.iter().map(|&index| index as usize * width));
             }
             Input::Dense { x, .. } => {
-                let width = 4 * units.length;
                 let chunk = steps_per_chunk(lanes.length);
                 if step.is_multiple_of(chunk) {
                     let range = Piece { start: step, length: chunk.min(steps - step) };
-                    let (weight, bias) = self.weights.input.as_ref().expect("they were packed");
+                    let InputShare::Vectors(weight, bias) = &self.weights.input else {
+                        unreachable!("the weights were packed for vectors")
+                    };
                     self.products.resize(range.length * lanes.length * width, 0.0);
                     let left = rows_of(x, self.dimensions, lanes, range);
                     product(simd, left, weight, Onto::Row(bias), &mut self.products);
@@ -217,10 +240,11 @@ impl<'a> Part<'a> {
     fn step(&mut self, step: usize) -> StepForward<'_> {
         let count = 4 * self.c.len();
         let first = if self.keep { step * count } else { 0 };
-        let (numbers, stride) = match self.input {
-            Input::Products(products) => (products, self.dimensions.hidden),
-            Input::Tokens { table, .. } => (table, self.dimensions.hidden),
-            Input::Dense { .. } => (self.products.as_slice(), self.share.units.length),
+        let units = self.share.units.length;
+        let (numbers, stride) = match (self.input, &self.weights.input) {
+            (Input::Products(products), _) => (products, self.dimensions.hidden),
+            (_, InputShare::Table(table)) => (table.as_slice(), units),
+            _ => (self.products.as_slice(), units),
         };
         StepForward {
             weight: &self.weights.recurrent,
@@ -245,13 +269,12 @@ impl<'a> Part<'a> {
     /// Puts down what came out of the step.
     #[inline(always)]
     fn end_step(&mut self, step: usize) {
-        let Share { lanes, units } = self.share;
         if self.keep {
             self.cells[step * self.c.len()..][..self.c.len()].copy_from_slice(&self.c);
         }
-        let rows = self.h_next.chunks_exact(units.length);
-        for (to, from) in self.outputs[step * lanes.length..].iter_mut().zip(rows) {
-            to.write_copy_of_slice(from);
+        let rows = self.outputs.rows() / self.dimensions.steps;
+        for (row, from) in self.h_next.chunks_exact(self.h_next.len() / rows).enumerate() {
+            self.outputs.row(step * rows + row).write_copy_of_slice(from);
         }
     }
 }

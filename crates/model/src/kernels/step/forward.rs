@@ -1,11 +1,14 @@
 //! Forward.
 
+use std::sync::Mutex;
+
 use pulp::{Simd, WithSimd};
 
 use super::{Place, lanes_of_tile};
 use crate::kernels::cell::{load, store, unit_forward, unit_output};
-use crate::kernels::packing::copy_first;
-use crate::kernels::parallel::Piece;
+use crate::kernels::packing::{WORK, copy_first};
+use crate::kernels::parallel::{Piece, for_each};
+use crate::kernels::spare::{self, Numbers, Spare};
 
 /// Units of a panel.
 const UNITS: usize = 16;
@@ -16,6 +19,17 @@ const WIDTH: usize = 4 * UNITS;
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 struct GateRow([f32; WIDTH]);
+
+impl Numbers for GateRow {
+    fn all(number: f32) -> Self {
+        Self([number; WIDTH])
+    }
+
+    fn spare() -> &'static Mutex<Spare<Self>> {
+        static SPARE: Mutex<Spare<GateRow>> = Mutex::new(Spare::NOTHING);
+        &SPARE
+    }
+}
 
 /// The columns of some units of a weight `[D, 4H]`, in panels of [`UNITS`] units that hold all four
 /// gates. The last panel is filled up with zeros.
@@ -30,21 +44,23 @@ impl GatePanels {
     /// Packs a row-major weight of `4 * hidden` columns.
     pub(in crate::kernels) fn new(weight: &[f32], hidden: usize, units: Piece) -> Self {
         let depth = weight.len() / (4 * hidden);
-        let mut panels = vec![GateRow([0.0; WIDTH]); depth * units.length.div_ceil(UNITS)];
-        // A few rows at a time, so that a small cache keeps a line of each.
-        for (index, rows) in weight.chunks(8 * 4 * hidden).enumerate() {
-            for (panel, first) in
-                panels.chunks_exact_mut(depth).zip((0..units.length).step_by(UNITS))
-            {
-                let width = UNITS.min(units.length - first);
-                for (to, row) in panel[8 * index..].iter_mut().zip(rows.chunks_exact(4 * hidden)) {
-                    let (gates, _) = to.0.as_chunks_mut::<UNITS>();
-                    for (to, from) in gates.iter_mut().zip(row.chunks_exact(hidden)) {
-                        copy_first(to, &from[units.start + first..][..width]);
-                    }
+        let count = units.length.div_ceil(UNITS);
+        let mut panels = spare::take(depth * count);
+        if !units.length.is_multiple_of(UNITS) {
+            panels[depth * (count - 1)..].fill(GateRow::all(0.0));
+        }
+        let work = WORK * panels.len() * WIDTH;
+        let parts = panels.chunks_exact_mut(depth.max(1)).enumerate().collect();
+        for_each(parts, work, |(index, panel): (usize, &mut [GateRow])| {
+            let first = index * UNITS;
+            let width = UNITS.min(units.length - first);
+            for (to, row) in panel.iter_mut().zip(weight.chunks_exact(4 * hidden)) {
+                let (gates, _) = to.0.as_chunks_mut::<UNITS>();
+                for (to, from) in gates.iter_mut().zip(row.chunks_exact(hidden)) {
+                    copy_first(to, &from[units.start + first..][..width]);
                 }
             }
-        }
+        });
         Self { panels, depth, units: units.length }
     }
 
@@ -70,6 +86,12 @@ impl GatePanels {
                 Place { first, width: S::F32_LANES.min(units - first), part }
             })
         })
+    }
+}
+
+impl Drop for GatePanels {
+    fn drop(&mut self) {
+        spare::give(std::mem::take(&mut self.panels));
     }
 }
 

@@ -1,0 +1,138 @@
+//! What a part of a layer adds up for the gradients on its way back.
+
+use pulp::Simd;
+
+use super::{Dimensions, Input, Share, rows_of};
+use crate::kernels::outer::outer;
+use crate::kernels::packing::Packed;
+use crate::kernels::parallel::Piece;
+use crate::kernels::product::{Onto, product};
+use crate::kernels::rows::Rows;
+use crate::kernels::spare;
+
+/// The gradients of weights, `[rows, 4 · units]` each, and of vectors that were read.
+#[derive(Default)]
+pub(super) struct Sums {
+    pub(super) recurrent: Vec<f32>,
+    pub(super) input: Vec<f32>,
+    pub(super) bias: Vec<f32>,
+    /// `[T, n, D]`, or of the distinct tokens `[U, D]`.
+    pub(super) x: Vec<f32>,
+    /// Of the distinct tokens' shares of the gates, `[U, 4 · units]`.
+    pub(super) table: Vec<f32>,
+}
+
+/// What a range of steps contributes comes from here.
+#[derive(Clone, Copy)]
+pub(super) struct Steps<'a> {
+    pub(super) dimensions: Dimensions,
+    pub(super) lanes: Piece,
+    pub(super) range: Piece,
+    pub(super) input: Input<'a>,
+    /// The initial hidden states, `[B, H]`.
+    pub(super) h: &'a [f32],
+    /// Those of all steps, `[T, B, H]`.
+    pub(super) outputs: &'a [f32],
+    /// The gradients of the gates' sums in the range, `[.., n, 4 · units]`.
+    pub(super) grads: &'a [f32],
+    /// The transposed weight of an input of vectors.
+    pub(super) weight: Option<&'a Packed>,
+}
+
+impl Sums {
+    /// Room for the sums. The table's begin at 0 and the bias's; the others are written first.
+    pub(super) fn room(
+        Dimensions { batch, hidden, .. }: Dimensions,
+        input: Input<'_>,
+        Share { lanes, units }: Share,
+    ) -> Self {
+        let like = |weight: &[f32]| weight.len() / hidden * units.length;
+        let recurrent = spare::take(hidden * 4 * units.length);
+        match input {
+            Input::Products(_) => Self { recurrent, ..Self::default() },
+            Input::Dense { x, weight, bias } => Self {
+                recurrent,
+                input: spare::take(like(weight)),
+                bias: vec![0.0; like(bias)],
+                x: spare::take(x.len() / batch * lanes.length),
+                table: Vec::new(),
+            },
+            Input::Tokens { distinct, .. } => {
+                let table = spare::zeros(distinct.count() * 4 * units.length);
+                Self { recurrent, table, ..Self::default() }
+            }
+        }
+    }
+
+    /// Adds what a range of steps contributes. `onto` says on what the weights' sums stand.
+    #[inline(always)]
+    pub(super) fn add<S: Simd>(&mut self, simd: S, steps: Steps<'_>, onto: Onto<'_>) {
+        let Steps { dimensions, lanes, range, input, grads, .. } = steps;
+        let all_rows = lanes.length * range.start;
+        let rows = lanes.length * range.length;
+        let width = grads.len() / rows;
+        // The hidden states before each step: the initial ones, or the outputs of the step before.
+        let (of_first, of_others) = match range.start {
+            0 => grads.split_at(lanes.length * width),
+            _ => grads.split_at(0),
+        };
+        let all = Piece { start: 0, length: lanes.length };
+        let gates = |grads| Rows::of_lanes(grads, width, lanes.length, all);
+        if !of_first.is_empty() {
+            let h = Rows::of_lanes(steps.h, dimensions.hidden, dimensions.batch, lanes);
+            outer(simd, h, gates(of_first), onto, &mut self.recurrent);
+        }
+        if !of_others.is_empty() {
+            let onto = if of_first.is_empty() { onto } else { Onto::Present };
+            let start = range.start.max(1) - 1;
+            let before = Piece { start, length: range.start + range.length - 1 - start };
+            let h = rows_of(steps.outputs, dimensions, lanes, before);
+            outer(simd, h, gates(of_others), onto, &mut self.recurrent);
+        }
+        match input {
+            Input::Products(_) => {}
+            Input::Tokens { distinct, .. } => {
+                let tokens = distinct.indices().chunks_exact(dimensions.batch);
+                let indices = tokens
+                    .skip(range.start)
+                    .take(range.length)
+                    .flat_map(|step| &step[lanes.start..][..lanes.length]);
+                for (&index, grad) in indices.zip(grads.chunks_exact(width)) {
+                    add(&mut self.table[index as usize * width..][..width], grad);
+                }
+            }
+            Input::Dense { x, .. } => {
+                let vectors = rows_of(x, dimensions, lanes, range);
+                let d_input = vectors.width();
+                outer(simd, vectors, gates(grads), onto, &mut self.input);
+                grads.chunks_exact(width).for_each(|row| add(&mut self.bias, row));
+                let weight = steps.weight.expect("it was packed");
+                let x = &mut self.x[all_rows * d_input..][..rows * d_input];
+                product(simd, gates(grads), weight, Onto::Nothing, x);
+            }
+        }
+    }
+
+    /// Goes on from the gradients of the distinct tokens' gates to those of what these come from: their
+    /// vectors, `rows`, `[U, D]`, the weight, `[4 · units, D]` when transposed, and the bias.
+    #[inline(always)]
+    pub(super) fn leave_table<S: Simd>(&mut self, simd: S, rows: &[f32], weight: &Packed) {
+        let table = std::mem::take(&mut self.table);
+        let width = weight.rows;
+        let (rows, grads) = (Rows::new(rows, weight.columns), Rows::new(&table, width));
+        self.input = spare::take(weight.columns * width);
+        outer(simd, rows, grads, Onto::Nothing, &mut self.input);
+        self.bias = vec![0.0; width];
+        table.chunks_exact(width).for_each(|row| add(&mut self.bias, row));
+        self.x = spare::take(rows.count() * weight.columns);
+        product(simd, grads, weight, Onto::Nothing, &mut self.x);
+        spare::give(table);
+    }
+}
+
+#[inline(always)]
+pub(super) fn add(to: &mut [f32], from: &[f32]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to += from;
+    }
+}
