@@ -174,7 +174,7 @@ impl WithSimd for FillTransposed<'_> {
                 for (to, row) in block.iter_mut().zip(rows.chunks(stride)) {
                     *to = load(simd, &row[first + start..][..width]);
                 }
-                transpose(simd, &mut block);
+                let block = transpose(simd, block);
                 for (to, from) in panel.iter_mut().zip(block) {
                     store(simd, &mut to.0[place..][..lanes], from);
                 }

@@ -18,19 +18,27 @@ pub(super) struct Rows<'a> {
     group: usize,
     /// From one group to the next.
     stride: usize,
+    /// The rows of a group before these, which lie elsewhere.
+    before: Option<&'a [f32]>,
 }
 
 impl<'a> Rows<'a> {
     /// The rows of a matrix.
     pub(super) fn new(numbers: &'a [f32], width: usize) -> Self {
         let (group, stride) = (numbers.len() / width, numbers.len().max(1));
-        Self { numbers, first: 0, width, pitch: width, group, stride }
+        Self { numbers, first: 0, width, pitch: width, group, stride, before: None }
     }
 
     /// The rows of some lanes of a sequence `[.., batch, width]`.
     pub(super) fn of_lanes(numbers: &'a [f32], width: usize, batch: usize, lanes: Piece) -> Self {
         let numbers = numbers.get(lanes.start * width..).unwrap_or(&[]);
-        Self { numbers, first: 0, width, pitch: width, group: lanes.length, stride: batch * width }
+        let (group, stride) = (lanes.length, batch * width);
+        Self { numbers, first: 0, width, pitch: width, group, stride, before: None }
+    }
+
+    /// Such rows behind a group of others, which begins with these numbers.
+    pub(super) fn behind(self, before: &'a [f32]) -> Self {
+        Self { before: Some(before), ..self }
     }
 
     /// Some columns of the rows.
@@ -47,11 +55,17 @@ impl<'a> Rows<'a> {
     #[inline(always)]
     pub(super) fn row(self, index: usize) -> &'a [f32] {
         let (group, row) = (index / self.group, index % self.group);
-        &self.numbers[group * self.stride + row * self.pitch + self.first..][..self.width]
+        let (numbers, group) = match self.before {
+            Some(before) if group == 0 => (before, 0),
+            Some(_) => (self.numbers, group - 1),
+            None => (self.numbers, group),
+        };
+        &numbers[group * self.stride + row * self.pitch + self.first..][..self.width]
     }
 
     /// The number of rows.
     pub(super) fn count(self) -> usize {
-        self.numbers.len().div_ceil(self.stride) * self.group
+        let groups = self.numbers.len().div_ceil(self.stride) + usize::from(self.before.is_some());
+        groups * self.group
     }
 }

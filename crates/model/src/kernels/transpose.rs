@@ -7,34 +7,57 @@ pub(super) const MOST: usize = 16;
 
 /// The transpose of a block whose rows are the first vectors, as many as a vector has numbers; the
 /// others stay as they are.
+#[inline(always)]
+pub(super) fn transpose<S: Simd>(simd: S, rows: [S::f32s; MOST]) -> [S::f32s; MOST] {
+    match S::F32_LANES {
+        16 => square::<S, 16>(simd, rows),
+        8 => square::<S, 8>(simd, rows),
+        4 => square::<S, 4>(simd, rows),
+        2 => square::<S, 2>(simd, rows),
+        1 => rows,
+        lanes => unreachable!("no machine has vectors of {lanes} numbers"),
+    }
+}
+
+/// The same, of `N` rows.
 ///
 /// A number in row i and column j goes along its row to column i + j, then along that column to row −j,
-/// and along that row to column i, all modulo the width. The first and the last move turn a whole
-/// row; the one between moves each column by its own index, in powers of two.
+/// and along that row to column i, all modulo N. The first and the last move turn a whole row; the one
+/// between moves each column by its own index, in powers of two.
 #[inline(always)]
-pub(super) fn transpose<S: Simd>(simd: S, rows: &mut [S::f32s; MOST]) {
-    let width = S::F32_LANES;
-    let mut indices = [0; MOST];
-    indices.iter_mut().enumerate().for_each(|(lane, index)| *index = lane as u32);
-    let lanes = simd.partial_load_u32s(&indices[..width]);
-    for (index, row) in rows[..width].iter_mut().enumerate() {
+fn square<S: Simd, const N: usize>(simd: S, mut rows: [S::f32s; MOST]) -> [S::f32s; MOST] {
+    for (index, row) in rows.iter_mut().enumerate().take(N) {
         *row = simd.rotate_right_f32s(*row, index);
     }
-    let mut distance = 1;
-    while distance < width {
-        let bit = simd.and_u32s(lanes, simd.splat_u32s(distance as u32));
-        let moves = simd.greater_than_u32s(bit, simd.splat_u32s(0));
-        let before = *rows;
-        for index in 0..width {
-            let from = before[(index + distance) % width];
-            rows[index] = simd.select_f32s(moves, from, before[index]);
-        }
-        distance *= 2;
+    let rows = lift::<S, N, 1>(simd, rows);
+    let rows = lift::<S, N, 2>(simd, rows);
+    let rows = lift::<S, N, 4>(simd, rows);
+    let rows = lift::<S, N, 8>(simd, rows);
+    let mut turned = rows;
+    for (index, row) in turned.iter_mut().enumerate().take(N) {
+        *row = simd.rotate_left_f32s(rows[(N - index) % N], index);
     }
-    let before = *rows;
-    for (index, row) in rows[..width].iter_mut().enumerate() {
-        *row = simd.rotate_left_f32s(before[(width - index) % width], index);
+    turned
+}
+
+/// Moves the columns whose index has this bit up by so many of `N` rows.
+#[inline(always)]
+fn lift<S: Simd, const N: usize, const BIT: usize>(
+    simd: S,
+    rows: [S::f32s; MOST],
+) -> [S::f32s; MOST] {
+    if BIT >= N {
+        return rows;
     }
+    const INDICES: [u32; MOST] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+    let (bit, zero) = (simd.splat_u32s(BIT as u32), simd.splat_u32s(0));
+    let (indices, _) = S::as_simd_u32s(&INDICES[..N]);
+    let moves = simd.greater_than_u32s(simd.and_u32s(indices[0], bit), zero);
+    let mut lifted = rows;
+    for (index, row) in lifted.iter_mut().enumerate().take(N) {
+        *row = simd.select_f32s(moves, rows[(index + BIT) % N], *row);
+    }
+    lifted
 }
 
 #[cfg(test)]
@@ -56,7 +79,7 @@ mod tests {
             for (to, from) in rows.iter_mut().zip(self.0.chunks(MOST)).take(width) {
                 *to = simd.partial_load_f32s(&from[..width]);
             }
-            transpose(simd, &mut rows);
+            let rows = transpose(simd, rows);
             let mut result = vec![0.0; width * width];
             for (to, from) in result.chunks_exact_mut(width).zip(rows) {
                 simd.partial_store_f32s(to, from);

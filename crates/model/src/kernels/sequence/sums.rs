@@ -71,24 +71,16 @@ impl Sums {
         let all_rows = lanes.length * range.start;
         let rows = lanes.length * range.length;
         let width = grads.len() / rows;
-        // The hidden states before each step: the initial ones, or the outputs of the step before.
-        let (of_first, of_others) = match range.start {
-            0 => grads.split_at(lanes.length * width),
-            _ => grads.split_at(0),
-        };
         let all = Piece { start: 0, length: lanes.length };
         let gates = |grads| Rows::of_lanes(grads, width, lanes.length, all);
-        if !of_first.is_empty() {
-            let h = Rows::of_lanes(steps.h, dimensions.hidden, dimensions.batch, lanes);
-            outer(simd, h, gates(of_first), onto, &mut self.recurrent);
-        }
-        if !of_others.is_empty() {
-            let onto = if of_first.is_empty() { onto } else { Onto::Present };
-            let start = range.start.max(1) - 1;
-            let before = Piece { start, length: range.start + range.length - 1 - start };
-            let h = rows_of(steps.outputs, dimensions, lanes, before);
-            outer(simd, h, gates(of_others), onto, &mut self.recurrent);
-        }
+        // The hidden states before each step: the initial ones, then the outputs of the step before.
+        let outputs = |range| rows_of(steps.outputs, dimensions, lanes, range);
+        let h = match range.start {
+            0 => outputs(Piece { start: 0, length: range.length - 1 })
+                .behind(&steps.h[lanes.start * dimensions.hidden..]),
+            start => outputs(Piece { start: start - 1, ..range }),
+        };
+        outer(simd, h, gates(grads), onto, &mut self.recurrent);
         match input {
             Input::Products(_) => {}
             Input::Tokens { distinct, .. } => {
