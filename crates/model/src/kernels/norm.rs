@@ -2,14 +2,23 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::parallel::{for_each, piece_length};
+
 /// Numbers whose squares are added up in single precision; what comes of them, in double.
 const PIECE: usize = 4096;
 
-/// The sum of the squares.
+/// What a number is worth in elementary operations: it waits for the memory.
+const WORK: usize = 8;
+
+/// The sum of the squares. Its bits do not depend on the number of threads.
 pub(crate) fn sum_of_squares(numbers: &[f32]) -> f32 {
-    let arch = Arch::new();
-    let sum: f64 = numbers.chunks(PIECE).map(|piece| f64::from(arch.dispatch(Sum(piece)))).sum();
-    sum as f32
+    let (arch, work) = (Arch::new(), WORK * numbers.len());
+    let length = piece_length(numbers.len(), work).next_multiple_of(PIECE);
+    let sums = for_each(numbers.chunks(length).collect(), work, |numbers: &[f32]| {
+        let pieces = numbers.chunks(PIECE).map(|piece| f64::from(arch.dispatch(Sum(piece))));
+        pieces.collect::<Vec<f64>>()
+    });
+    sums.into_iter().flatten().sum::<f64>() as f32
 }
 
 struct Sum<'a>(&'a [f32]);

@@ -121,6 +121,7 @@ impl Packed {
         &self.panels[index * self.rows..][..self.rows]
     }
 
+    /// Takes room, to be filled; what the last panel has too much is filled with zeros.
     fn begin(&mut self, rows: usize, columns: usize) {
         (self.rows, self.columns) = (rows, columns);
         let count = columns.div_ceil(WIDTH) * rows;
@@ -195,5 +196,44 @@ pub(super) fn copy_first<const N: usize>(to: &mut [f32; N], from: &[f32]) {
     match from.first_chunk::<N>() {
         Some(from) => *to = *from,
         None => to[..from.len()].copy_from_slice(from),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::sequence::gather_units;
+
+    #[test]
+    fn units_are_packed_where_they_lie() {
+        for (rows, hidden, start, length) in [(1, 1, 0, 1), (5, 16, 0, 16), (9, 40, 16, 24)]
+            .into_iter()
+            .chain([(33, 129, 80, 49), (70, 129, 0, 80), (17, 96, 32, 64)])
+        {
+            let units = Piece { start, length };
+            let weight: Vec<f32> = (0..rows * 4 * hidden).map(|number| number as f32).collect();
+            let gathered = gather_units(&weight, hidden, units);
+            let columns = 4 * length;
+            let number = |packed: &Packed, row: usize, column: usize| {
+                packed.panel(column / WIDTH)[row].0[column % WIDTH]
+            };
+            let packed = Packed::units(&weight, hidden, units);
+            let transposed = Packed::transposed_units(&weight, hidden, units);
+            assert_eq!([packed.rows, packed.columns], [rows, columns]);
+            assert_eq!([transposed.rows, transposed.columns], [columns, rows]);
+            for (index, &expected) in gathered.iter().enumerate() {
+                let (row, column) = (index / columns, index % columns);
+                assert_eq!(number(&packed, row, column), expected);
+                assert_eq!(number(&transposed, column, row), expected);
+            }
+            // What a last panel is filled up with.
+            let all_columns = packed.panels().length * WIDTH;
+            for column in columns..all_columns {
+                assert!((0..rows).all(|row| number(&packed, row, column) == 0.0));
+            }
+            for row in rows..transposed.panels().length * WIDTH {
+                assert!((0..columns).all(|column| number(&transposed, column, row) == 0.0));
+            }
+        }
     }
 }
