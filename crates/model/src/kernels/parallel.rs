@@ -54,19 +54,8 @@ pub(super) fn piece_length(count: usize, work: usize) -> usize {
     count.div_ceil(threads().min(work / WORTH_SHARING).max(1)).max(1)
 }
 
-/// Divides the units of a layer over so many threads.
-pub(super) fn units_of_threads(hidden: usize, threads: usize) -> impl Iterator<Item = Piece> {
-    /// Few enough that a thread has some, as many as a line of the cache and a panel have.
-    const TOGETHER: usize = 16;
-    let length = match threads {
-        1 => hidden,
-        _ => hidden.div_ceil(threads).next_multiple_of(TOGETHER),
-    };
-    Piece::all(hidden, length)
-}
-
-/// Does `task` for every item, on as many threads; the results are in their order. `work` is the
-/// number of elementary operations in all.
+/// Does `task` for every item, on as many threads, where the work is worth another one; the results are
+/// in their order. `work` is the number of elementary operations in all.
 pub(super) fn for_each<I: Send, R: Send>(
     items: Vec<I>,
     work: usize,

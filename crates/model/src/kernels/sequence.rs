@@ -16,7 +16,7 @@ mod sums;
 pub(crate) use backward::{Arguments, InputGradients, backward};
 pub(crate) use forward::{Forward, forward};
 
-use super::parallel::{Piece, threads, units_of_threads};
+use super::parallel::{Piece, threads};
 use super::rows::Rows;
 use super::tokens::Distinct;
 
@@ -112,7 +112,11 @@ impl Dimensions {
             return groups.map(|lanes| Share { lanes, units }).collect();
         }
         let threads = threads.min(self.step_work() / WORTH_MEETING).max(1);
-        units_of_threads(hidden, threads).map(|units| Share { lanes, units }).collect()
+        let length = match threads {
+            1 => hidden,
+            _ => hidden.div_ceil(threads).next_multiple_of(16),
+        };
+        Piece::all(hidden, length).map(|units| Share { lanes, units }).collect()
     }
 }
 

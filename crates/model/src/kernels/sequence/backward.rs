@@ -360,11 +360,6 @@ fn join(dimensions: Dimensions, input: Input<'_>, mut parts: Vec<Part<'_>>) -> G
             Input::Products(_) => {
                 InputGradients::Products(of_units(take(|part| &mut part.gates), steps))
             }
-            Input::Dense { .. } => InputGradients::Dense {
-                x: of_vectors(take(|part| &mut part.sums.x)),
-                weight: of_weight(take(|part| &mut part.sums.input)),
-                bias: of_weight(take(|part| &mut part.sums.bias)),
-            },
             Input::Tokens { rows, weight, .. } if by_lanes => {
                 let table = added(take(|part| &mut part.sums.table));
                 let gradients = InputGradients::Dense {
@@ -375,8 +370,8 @@ fn join(dimensions: Dimensions, input: Input<'_>, mut parts: Vec<Part<'_>>) -> G
                 spare::give(table);
                 gradients
             }
-            Input::Tokens { .. } => InputGradients::Dense {
-                x: added(take(|part| &mut part.sums.x)),
+            Input::Dense { .. } | Input::Tokens { .. } => InputGradients::Dense {
+                x: of_vectors(take(|part| &mut part.sums.x)),
                 weight: of_weight(take(|part| &mut part.sums.input)),
                 bias: of_weight(take(|part| &mut part.sums.bias)),
             },
