@@ -24,7 +24,8 @@ impl<'a, T> Columns<'a, T> {
     ///
     /// # Panics
     ///
-    /// Where the last row is not whole, a piece begins before the end of the one before, or the last ends behind the row.
+    /// Where the last row is not whole, a piece begins before the end of the one before, or the last
+    /// ends behind the row.
     pub(super) fn divide(matrix: &'a mut [T], stride: usize, pieces: &[Piece]) -> Vec<Self> {
         let rows = matrix.len() / stride.max(1);
         assert_eq!(matrix.len(), rows * stride, "a matrix has whole rows");
@@ -32,8 +33,9 @@ impl<'a, T> Columns<'a, T> {
         let mut end = 0;
         let columns = pieces.iter().map(|piece| {
             assert!(piece.start >= end, "pieces of a row have no number in common");
+            let fits = piece.start <= stride && piece.length <= stride - piece.start;
+            assert!(fits, "a piece of a row does not go beyond it");
             end = piece.start + piece.length;
-            assert!(end <= stride, "a piece of a row does not go beyond it");
             let first = first.wrapping_add(piece.start);
             Self { first, rows, width: piece.length, stride, matrix: PhantomData }
         });

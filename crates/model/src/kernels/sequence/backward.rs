@@ -234,7 +234,7 @@ impl<'a> Part<'a> {
         };
         let is_first = self.unadded == dimensions.steps;
         self.sums.add(simd, steps, if is_first { Onto::Nothing } else { Onto::Present });
-        // Where others have the rest of the units; a table of all units is that of some lanes only.
+        // Where others have the rest of the units; a table of all units is added over the lanes first.
         if range.start == 0
             && let (Input::Tokens { rows, .. }, Some(weight)) = (arguments.input, &weights.input)
         {

@@ -101,8 +101,11 @@ fn places<'a>(
         true => Piece { start: lanes.start * hidden, length: lanes.length * hidden },
         false => units,
     });
-    let width = if by_lanes { batch * hidden } else { hidden };
-    Columns::divide(outputs, width, &pieces.collect::<Vec<_>>())
+    let (width, pieces) =
+        (if by_lanes { batch * hidden } else { hidden }, pieces.collect::<Vec<_>>());
+    let covered: usize = pieces.iter().map(|piece| piece.length).sum();
+    assert_eq!(covered, width, "the parts have all columns");
+    Columns::divide(outputs, width, &pieces)
 }
 
 /// The weights of some units.

@@ -35,7 +35,7 @@ pub(super) struct Steps<'a> {
     pub(super) outputs: &'a [f32],
     /// The gradients of the gates' sums in the range, `[.., n, 4 · units]`.
     pub(super) grads: &'a [f32],
-    /// The transposed weight of an input of vectors.
+    /// The transposed weight of the input; read only where that is vectors.
     pub(super) weight: Option<&'a Packed>,
 }
 
