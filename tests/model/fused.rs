@@ -6,7 +6,9 @@ use poquelin_model::{
     Seed, SequenceInput, devices as kinds,
 };
 
-use crate::support::{cosines, cpus, devices, gpus, is_gpu, relative_error, tensor, values};
+use crate::support::{
+    cosines, cpus, devices, gpus, is_gpu, relative_error, tensor, values, with_threads,
+};
 
 /// Outputs, final state and every gradient of a layer, by name.
 fn run(
@@ -83,12 +85,9 @@ fn any_number_of_threads_makes_the_reference() {
     for (name, device) in cpus() {
         let device = device.autodiff();
         for threads in [1, 2, 3, 5] {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| {
-                for shape in [[40, 1, 200], [30, 3, 130], [12, 33, 96]] {
-                    assert_reference(name, shape, 1e-5, &device);
-                }
-            });
+            for shape in [[40, 1, 200], [30, 3, 130], [12, 33, 96]] {
+                with_threads(threads, || assert_reference(name, shape, 1e-5, &device));
+            }
         }
     }
 }
@@ -251,14 +250,32 @@ fn a_fused_language_model_is_the_reference() {
             let network = config.init(Seed::new(3), &device);
             let expected = learn(&network, Implementation::Reference, extent, &device);
             let got = learn(&network, Implementation::Fused, extent, &device);
-            for (index, (got, expected)) in got.iter().zip(&expected).enumerate() {
-                let error = relative_error(got, expected);
-                // Gradients sum thousands of terms in another order.
-                let limit = if index < 3 { 1e-5 } else { 2e-5 };
-                assert!(
-                    error <= limit,
-                    "{name}, {extent:?}, tied {tied}, value {index}: {error:e}"
-                );
+            assert_learnt(&got, &expected, &format!("{name}, {extent:?}, tied {tied}"));
+        }
+    }
+}
+
+fn assert_learnt(got: &[Vec<f32>], expected: &[Vec<f32>], case: &str) {
+    for (index, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let error = relative_error(got, expected);
+        // Gradients sum thousands of terms in another order.
+        let limit = if index < 3 { 1e-5 } else { 2e-5 };
+        assert!(error <= limit, "{case}, value {index}: {error:e}");
+    }
+}
+
+/// A token's share of the gates too, when threads have some units each.
+#[test]
+fn any_number_of_threads_makes_the_language_model() {
+    for (name, device) in cpus().map(|(name, device)| (name, device.autodiff())) {
+        for (hidden, extent) in [(130, [40, 1]), (260, [1, 1]), (96, [12, 33])] {
+            let config = CharLstmConfig::new(23, hidden).with_layers(2).with_d_embedding(Some(6));
+            let network = config.init(Seed::new(3), &device);
+            let expected = learn(&network, Implementation::Reference, extent, &device);
+            for threads in [1, 2, 3, 5] {
+                let run = || learn(&network, Implementation::Fused, extent, &device);
+                let got = with_threads(threads, run);
+                assert_learnt(&got, &expected, &format!("{name}, H {hidden}, {threads} threads"));
             }
         }
     }
@@ -281,10 +298,7 @@ fn a_fused_language_model_is_the_reference_with_every_kind_of_dropout() {
             let network = config.init(Seed::new(3), &device);
             let expected = learn(&network, Implementation::Reference, [9, 5], &device);
             let got = learn(&network, Implementation::Fused, [9, 5], &device);
-            for (got, expected) in got.iter().zip(&expected) {
-                let error = relative_error(got, expected);
-                assert!(error <= 2e-5, "{name}, locked {locked}: {error:e}");
-            }
+            assert_learnt(&got, &expected, &format!("{name}, locked {locked}"));
             // What was dropped for the sequence has no gradient: about half of the recurrent weights.
             let recurrent = got.iter().find(|values| values.len() == 20 * 80).unwrap();
             let dropped = recurrent.iter().filter(|&&value| value == 0.0).count();

@@ -79,3 +79,8 @@ pub fn cpus() -> impl Iterator<Item = (&'static str, Device)> {
 pub fn gpus() -> impl Iterator<Item = (&'static str, Device)> {
     devices().into_iter().filter(|(name, _)| is_gpu(name))
 }
+
+/// What comes out with so many threads.
+pub fn with_threads<R: Send>(threads: usize, run: impl FnOnce() -> R + Send) -> R {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(run)
+}

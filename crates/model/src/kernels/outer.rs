@@ -6,7 +6,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::packing::{PanelRow, STREAMS, WIDTH, copy_first};
+use super::packing::{PanelRow, WIDTH, copy_first};
 use super::parallel::Piece;
 use super::prefetch::prefetch;
 use super::product::{Onto, put_down};
@@ -17,6 +17,9 @@ use super::spare;
 const DEPTH: usize = 128;
 /// Numbers of the left factor that lie side by side.
 const BLOCK: usize = 8;
+/// Rows that are laid side by side: few enough that a small cache keeps a line of each, even
+/// where they lie a power of two apart.
+const STREAMS: usize = 8;
 
 /// leftᵀ × right, onto what is said, into `to`, for `left` `[K, M]`, `right` `[K, N]` and `to`
 /// `[M, N]`: the sum of K outer products, in the order of the rows.

@@ -11,15 +11,12 @@ use super::transpose::{self, transpose};
 
 /// Columns of a panel.
 pub(super) const WIDTH: usize = 32;
-/// Rows that are packed side by side: few enough that a small cache keeps a line of each, even
-/// where they lie a power of two apart.
-pub(super) const STREAMS: usize = 8;
 /// What a packed number is worth in elementary operations: it waits for the memory.
 pub(super) const WORK: usize = 16;
 
 /// A matrix `[rows, columns]` in panels, whose rows lie one behind the other. The last panel is
 /// filled up with zeros.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Packed {
     panels: Vec<PanelRow>,
     pub(super) rows: usize,
@@ -35,16 +32,11 @@ impl Packed {
     /// Packs a row-major matrix of so many columns.
     pub(super) fn new(matrix: &[f32], columns: usize) -> Self {
         let mut packed = Self::default();
-        packed.pack(matrix, columns);
+        packed.pack_part(matrix, columns, columns);
         packed
     }
 
-    /// As [`new`](Self::new), in the place of what was there.
-    pub(super) fn pack(&mut self, matrix: &[f32], columns: usize) {
-        self.pack_part(matrix, columns, columns);
-    }
-
-    /// As [`pack`](Self::pack), of rows that lie `stride` apart: their first `columns`.
+    /// Packs, in the place of what was there, the first `columns` of rows that lie `stride` apart.
     pub(super) fn pack_part(&mut self, matrix: &[f32], stride: usize, columns: usize) {
         self.begin(matrix.len().div_ceil(stride), columns);
         self.fill(matrix, stride, &[Piece { start: 0, length: columns }]);
@@ -203,6 +195,28 @@ pub(super) fn copy_first<const N: usize>(to: &mut [f32; N], from: &[f32]) {
 mod tests {
     use super::*;
     use crate::kernels::sequence::gather_units;
+
+    #[test]
+    fn what_was_there_before_is_not_seen() {
+        let matrix = vec![1.0; 40 * 40];
+        let mut packed = Packed::default();
+        let check = |packed: &Packed, rows: usize, columns: usize| {
+            assert_eq!([packed.rows, packed.columns], [rows, columns]);
+            for column in 0..packed.panels().length * WIDTH {
+                let expected = if column < columns { 1.0 } else { 0.0 };
+                for row in packed.panel(column / WIDTH) {
+                    assert_eq!(row.0[column % WIDTH], expected, "{rows} × {columns}, {column}");
+                }
+            }
+        };
+        // Of these all have eight rows of panels but the last.
+        for (rows, columns) in [(8, 32), (4, 40), (8, 20), (4, 64), (2, 100), (9, 33)] {
+            packed.pack_part(&matrix[..rows * columns], columns, columns);
+            check(&packed, rows, columns);
+            packed.pack_transposed(&matrix[..rows * columns], rows, rows);
+            check(&packed, rows, columns);
+        }
+    }
 
     #[test]
     fn units_are_packed_where_they_lie() {

@@ -38,8 +38,8 @@ pub(crate) struct Spare<T> {
 
 /// Bytes from which on a buffer is worth keeping: less is what every allocator has at hand.
 const LARGE: usize = 1 << 15;
-/// Takes for which a buffer is kept that serves none of them: those of a step, with many threads and
-/// layers.
+/// Takes of its kind for which a buffer is kept that serves none of them: those of a step, with many
+/// threads and layers; those of many steps where a layer takes one or two.
 const PATIENCE: u64 = 512;
 /// Buffers that are waited for: those of a step, many times over. Some never come back.
 const MOST_LENT: usize = 1 << 12;

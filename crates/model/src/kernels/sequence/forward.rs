@@ -42,13 +42,13 @@ pub(crate) fn forward(
     let shares = dimensions.shares();
     let count = steps * batch * hidden;
     let mut outputs = Vec::with_capacity(count);
-    let places = places(&mut outputs.spare_capacity_mut()[..count], dimensions, &shares);
+    let columns = columns_of_parts(&mut outputs.spare_capacity_mut()[..count], dimensions, &shares);
     let mut packs: Vec<Piece> = shares.iter().map(|share| share.units).collect();
     packs.dedup();
     let packs =
         for_each(packs, dimensions.work(), |units| Weights::new(input, weight, hidden, units));
     let parts =
-        shares.iter().zip(places).zip(packs.iter().cycle()).map(|((&share, outputs), weights)| {
+        shares.iter().zip(columns).zip(packs.iter().cycle()).map(|((&share, outputs), weights)| {
             Part::new(dimensions, input, share, weights, h, c, outputs, keep)
         });
     let arch = Arch::new();
@@ -77,7 +77,7 @@ pub(crate) fn forward(
             false => [gates, cells].into_iter().for_each(spare::give),
         }
     }
-    // SAFETY: `places` gave every number to a part, each part wrote its own of a step in `end_step`, and
+    // SAFETY: `columns_of_parts` gave every number to a part, each part wrote its own of a step in `end_step`, and
     // every part has made all steps, to their ends behind `Ended` too, before the threads were let go:
     // a panic on the way would not have come to here.
     unsafe { outputs.set_len(count) };
@@ -91,7 +91,7 @@ pub(crate) fn forward(
 
 /// Where each part puts its outputs: some columns of `[T, B · H]` where it has some lanes, of
 /// `[T · B, H]` where it has some units.
-fn places<'a>(
+fn columns_of_parts<'a>(
     outputs: &'a mut [MaybeUninit<f32>],
     Dimensions { batch, hidden, .. }: Dimensions,
     shares: &[Share],
@@ -101,8 +101,8 @@ fn places<'a>(
         true => Piece { start: lanes.start * hidden, length: lanes.length * hidden },
         false => units,
     });
-    let (width, pieces) =
-        (if by_lanes { batch * hidden } else { hidden }, pieces.collect::<Vec<_>>());
+    let pieces: Vec<Piece> = pieces.collect();
+    let width = if by_lanes { batch * hidden } else { hidden };
     let covered: usize = pieces.iter().map(|piece| piece.length).sum();
     assert_eq!(covered, width, "the parts have all columns");
     Columns::divide(outputs, width, &pieces)

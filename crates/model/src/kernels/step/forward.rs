@@ -33,7 +33,7 @@ impl Numbers for GateRow {
 
 /// The columns of some units of a weight `[D, 4H]`, in panels of [`UNITS`] units that hold all four
 /// gates. The last panel is filled up with zeros.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(in crate::kernels) struct GatePanels {
     panels: Vec<GateRow>,
     depth: usize,
