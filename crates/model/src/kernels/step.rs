@@ -3,9 +3,13 @@
 
 mod backward;
 mod forward;
+mod pairs;
+mod panels;
 
 pub(super) use backward::{Later, StepBackward, places_back};
-pub(super) use forward::{End, GatePanels, Starts, StepForward};
+pub(super) use forward::{End, Starts, StepForward};
+pub(super) use pairs::{pairs_pay, row_factors};
+pub(super) use panels::GatePanels;
 
 /// Which units a vector holds: from `first` on, `width` of them, at `part` of their panel's.
 #[derive(Clone, Copy)]

@@ -9,7 +9,7 @@ use crate::kernels::exchange::Outbox;
 use crate::kernels::packing::Packed;
 use crate::kernels::parallel::Piece;
 use crate::kernels::sequence::gather_units;
-use crate::kernels::step::{GatePanels, StepForward};
+use crate::kernels::step::{GatePanels, StepForward, pairs_pay, row_factors};
 use crate::layer_norm::EPSILON;
 
 /// What one thread owns.
@@ -66,6 +66,8 @@ pub(super) struct Layer {
     pub(super) recurrent: GatePanels,
     /// The hidden states of all units, `[B, H]`.
     pub(super) h: Vec<f32>,
+    /// What those of each lane have to themselves, `[B]`, where products are formed by pairs.
+    row_factors: Vec<f32>,
     /// How many of the others' hidden states are the latest step's already.
     known: usize,
     /// What the gates of the next step have so far, without where they start, `[B, 4 · units]`.
@@ -78,14 +80,17 @@ impl Layer {
     fn new(weights: &LayerWeights, all: Vec<Piece>, index: usize, lanes: usize) -> Self {
         let (hidden, units) = (weights.hidden, all[index]);
         let others = all.into_iter().enumerate().filter(|&(other, _)| other != index);
+        let recurrent = GatePanels::new(&weights.recurrent, hidden, units);
+        let by_pairs = pairs_pay(lanes, hidden);
         Self {
             units,
             index,
             others: others.collect(),
             start: gather_units(&weights.start, hidden, units),
             input: weights.input.as_ref().map(|matrix| Packed::units(matrix, hidden, units)),
-            recurrent: GatePanels::new(&weights.recurrent, hidden, units),
+            recurrent: if by_pairs { recurrent.by_pairs() } else { recurrent },
             h: vec![0.0; lanes * hidden],
+            row_factors: vec![0.0; if by_pairs { lanes } else { 0 }],
             known: 0,
             products: vec![0.0; lanes * 4 * units.length],
             c: vec![0.0; lanes * units.length],
@@ -108,9 +113,12 @@ impl Layer {
     }
 
     /// Forms the next step's products with the own hidden states, of one place, while the others' are on
-    /// their way.
+    /// their way; by pairs not: there are enough lanes for the way to be short beside them.
     #[inline(always)]
     pub(super) fn go_ahead<S: Simd>(&mut self, simd: S, step: u32) {
+        if self.recurrent.is_by_pairs() {
+            return;
+        }
         if let Some(place) = self.recurrent.places(simd, half(step) == 1).next() {
             self.products_of(self.units, false).run_at(simd, place);
         }
@@ -120,8 +128,11 @@ impl Layer {
     #[inline(always)]
     pub(super) fn multiply<S: Simd>(&mut self, simd: S, step: u32) {
         let all = self.recurrent.depths();
+        row_factors(&self.h, all.length, &mut self.row_factors);
         let mut places = self.recurrent.places(simd, half(step) == 1);
-        if let Some(place) = places.next() {
+        if !self.recurrent.is_by_pairs()
+            && let Some(place) = places.next()
+        {
             for others in self.units.others(all.length) {
                 self.products_of(others, true).run_at(simd, place);
             }
@@ -133,8 +144,8 @@ impl Layer {
     /// The products with some hidden states, to be formed.
     #[inline(always)]
     fn products_of(&mut self, depths: Piece, onto: bool) -> StepForward<'_> {
-        let Self { recurrent: weight, h, products: gates, .. } = self;
-        StepForward { weight, h, depths, onto, gates, end: None }
+        let Self { recurrent: weight, h, row_factors, products: gates, .. } = self;
+        StepForward { weight, h, depths, row_factors, onto, gates, end: None }
     }
 
     /// Ends a step of all lanes, each of which starts at a row, and gives the others the hidden states.

@@ -253,6 +253,7 @@ impl<'a> Part<'a> {
             weight: &self.weights.recurrent,
             h: &self.h,
             depths: self.weights.recurrent.depths(),
+            row_factors: &[],
             onto: false,
             gates: &mut self.gates[first..][..count],
             end: Some(End {

@@ -1,99 +1,12 @@
 //! Forward.
 
-use std::sync::Mutex;
-
 use pulp::{Simd, WithSimd};
 
+use super::pairs::Pairs;
+use super::panels::{GatePanels, GateRow, multiply_gates};
 use super::{Place, lanes_of_tile};
 use crate::kernels::cell::{load, store, unit_forward, unit_output};
-use crate::kernels::packing::{WORK, copy_first};
-use crate::kernels::parallel::{Piece, for_each};
-use crate::kernels::spare::{self, Numbers, Spare};
-
-/// Units of a panel.
-const UNITS: usize = 16;
-/// Columns of a panel: the four gates', one behind the other.
-const WIDTH: usize = 4 * UNITS;
-
-/// A row of a panel. On lines of the cache of its own: a vector that lies on two costs twice.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-struct GateRow([f32; WIDTH]);
-
-impl Numbers for GateRow {
-    fn all(number: f32) -> Self {
-        Self([number; WIDTH])
-    }
-
-    fn spare() -> &'static Mutex<Spare<Self>> {
-        static SPARE: Mutex<Spare<GateRow>> = Mutex::new(Spare::NOTHING);
-        &SPARE
-    }
-}
-
-/// The columns of some units of a weight `[D, 4H]`, in panels of [`UNITS`] units that hold all four
-/// gates. The last panel is filled up with zeros.
-#[derive(Debug)]
-pub(in crate::kernels) struct GatePanels {
-    panels: Vec<GateRow>,
-    depth: usize,
-    units: usize,
-}
-
-impl GatePanels {
-    /// Packs a row-major weight of `4 * hidden` columns.
-    pub(in crate::kernels) fn new(weight: &[f32], hidden: usize, units: Piece) -> Self {
-        let depth = weight.len() / (4 * hidden);
-        let count = units.length.div_ceil(UNITS);
-        let mut panels = spare::take(depth * count);
-        if !units.length.is_multiple_of(UNITS) {
-            panels[depth * (count - 1)..].fill(GateRow::all(0.0));
-        }
-        let work = WORK * panels.len() * WIDTH;
-        let parts = panels.chunks_exact_mut(depth.max(1)).enumerate().collect();
-        for_each(parts, work, |(index, panel): (usize, &mut [GateRow])| {
-            let first = index * UNITS;
-            let width = UNITS.min(units.length - first);
-            for (to, row) in panel.iter_mut().zip(weight.chunks_exact(4 * hidden)) {
-                let (gates, _) = to.0.as_chunks_mut::<UNITS>();
-                for (to, from) in gates.iter_mut().zip(row.chunks_exact(hidden)) {
-                    copy_first(to, &from[units.start + first..][..width]);
-                }
-            }
-        });
-        Self { panels, depth, units: units.length }
-    }
-
-    /// All rows of the weight.
-    pub(in crate::kernels) fn depths(&self) -> Piece {
-        Piece { start: 0, length: self.depth }
-    }
-
-    /// The places of a step, a vector of units each. With `reversed` the last panel comes first: steps
-    /// that take turns find the weights that the step before read last still near.
-    #[inline(always)]
-    pub(in crate::kernels) fn places<S: Simd>(
-        &self,
-        _simd: S,
-        reversed: bool,
-    ) -> impl Iterator<Item = Place> + use<S> {
-        let units = self.units;
-        let count = units.div_ceil(UNITS);
-        (0..count).flat_map(move |index| {
-            let start = UNITS * if reversed { count - 1 - index } else { index };
-            (0..UNITS.min(units - start)).step_by(S::F32_LANES).map(move |part| {
-                let first = start + part;
-                Place { first, width: S::F32_LANES.min(units - first), part }
-            })
-        })
-    }
-}
-
-impl Drop for GatePanels {
-    fn drop(&mut self) {
-        spare::give(std::mem::take(&mut self.panels));
-    }
-}
+use crate::kernels::parallel::Piece;
 
 /// What the gates of n lanes begin with, wherever that stands.
 #[derive(Clone, Copy)]
@@ -111,8 +24,10 @@ pub(in crate::kernels) struct StepForward<'a> {
     pub(in crate::kernels) weight: &'a GatePanels,
     /// The hidden states of all units behind the step before, `[n, H]`.
     pub(in crate::kernels) h: &'a [f32],
-    /// Those of them whose products are formed.
+    /// Those of them whose products are formed: all, where that is done by pairs.
     pub(in crate::kernels) depths: Piece,
+    /// The lanes' [`row_factors`](super::row_factors), where products are formed by pairs.
+    pub(in crate::kernels) row_factors: &'a [f32],
     /// Whether the gates have the products of others already.
     pub(in crate::kernels) onto: bool,
     /// Get the activated gates, `[n, 4 · units]`; without an end of the step, the recurrent
@@ -136,13 +51,13 @@ impl StepForward<'_> {
     #[inline(always)]
     pub(in crate::kernels) fn run_at<S: Simd>(&mut self, simd: S, place: Place) {
         let weight = self.weight;
-        let panel = &weight.panels[place.first / UNITS * weight.depth..][..weight.depth];
-        let lanes = self.gates.len() / (4 * weight.units);
+        let lanes = self.gates.len() / (4 * weight.units());
         let mut lane = 0;
         while lane < lanes {
             lane += match S::REGISTER_COUNT {
-                32.. => self.some_rows::<S, 6>(simd, panel, place, lane, lanes),
-                _ => self.some_rows::<S, 2>(simd, panel, place, lane, lanes),
+                32.. if weight.is_by_pairs() => self.some_rows::<S, 5>(simd, place, lane, lanes),
+                32.. => self.some_rows::<S, 6>(simd, place, lane, lanes),
+                _ => self.some_rows::<S, 2>(simd, place, lane, lanes),
             };
         }
     }
@@ -152,33 +67,28 @@ impl StepForward<'_> {
     fn some_rows<S: Simd, const HIGH: usize>(
         &mut self,
         simd: S,
-        panel: &[GateRow],
         place: Place,
         lane: usize,
         lanes: usize,
     ) -> usize {
         let rows = lanes_of_tile(lanes - lane, HIGH);
         match rows {
-            6 => self.rows::<S, 6>(simd, panel, place, lane),
-            5 => self.rows::<S, 5>(simd, panel, place, lane),
-            4 => self.rows::<S, 4>(simd, panel, place, lane),
-            3 => self.rows::<S, 3>(simd, panel, place, lane),
-            2 => self.rows::<S, 2>(simd, panel, place, lane),
-            _ => self.rows::<S, 1>(simd, panel, place, lane),
+            6 => self.rows::<S, 6>(simd, place, lane),
+            5 => self.rows::<S, 5>(simd, place, lane),
+            4 => self.rows::<S, 4>(simd, place, lane),
+            3 => self.rows::<S, 3>(simd, place, lane),
+            2 => self.rows::<S, 2>(simd, place, lane),
+            _ => self.rows::<S, 1>(simd, place, lane),
         }
         rows
     }
 
     /// A vector of units in `ROWS` lanes.
     #[inline(always)]
-    fn rows<S: Simd, const ROWS: usize>(
-        &mut self,
-        simd: S,
-        panel: &[GateRow],
-        place: Place,
-        lane: usize,
-    ) {
-        let units = self.weight.units;
+    fn rows<S: Simd, const ROWS: usize>(&mut self, simd: S, place: Place, lane: usize) {
+        let units = self.weight.units();
+        let (panel, pairs) = self.weight.panel_at(place);
+        let factors = || self.row_factors[lane..].first_chunk().expect("every lane has one");
         let hidden = 4 * units * self.h.len() / self.gates.len();
         let end = self.end.as_mut().map(|End { starts, c, h_next }| End {
             starts: Starts { places: &starts.places[lane..][..ROWS], ..*starts },
@@ -188,6 +98,7 @@ impl StepForward<'_> {
         let Piece { start, length } = self.depths;
         let tile = TileForward::<ROWS> {
             panel: &panel[start..][..length],
+            pairs: pairs.map(|pairs| (pairs, factors())),
             place,
             units,
             hidden,
@@ -205,6 +116,7 @@ impl StepForward<'_> {
 /// A function of its own for the compiler: in a large one it keeps the sums in memory.
 struct TileForward<'a, const ROWS: usize> {
     panel: &'a [GateRow],
+    pairs: Option<(&'a Pairs, &'a [f32; ROWS])>,
     place: Place,
     units: usize,
     hidden: usize,
@@ -219,13 +131,16 @@ impl<const ROWS: usize> WithSimd for TileForward<'_, ROWS> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { panel, place, units, hidden, h, onto, gates, end } = self;
+        let Self { panel, pairs, place, units, hidden, h, onto, gates, end } = self;
         let Place { first, width, part } = place;
         let mut rows = [&h[..0]; ROWS];
         for (index, row) in rows.iter_mut().enumerate() {
             *row = &h[index * hidden..][..panel.len()];
         }
-        let mut products = multiply_gates(simd, rows, panel, part);
+        let mut products = match pairs {
+            Some((pairs, factors)) => pairs.multiply(simd, rows, factors, panel, part),
+            None => multiply_gates(simd, rows, panel, part),
+        };
         if onto {
             for (row, sums) in products.iter_mut().enumerate() {
                 let mut at = row * 4 * units + first;
@@ -270,46 +185,6 @@ impl<const ROWS: usize> WithSimd for TileForward<'_, ROWS> {
     }
 }
 
-/// The product of rows with a vector of units of a panel, for all four gates: a tile in registers.
-#[inline(always)]
-fn multiply_gates<S: Simd, const ROWS: usize>(
-    simd: S,
-    rows: [&[f32]; ROWS],
-    panel: &[GateRow],
-    part: usize,
-) -> [[S::f32s; 4]; ROWS] {
-    let mut sums = [[simd.splat_f32s(0.0); 4]; ROWS];
-    for (depth, weights) in panel.iter().enumerate() {
-        let mut factors = [0.0; ROWS];
-        for (factor, row) in factors.iter_mut().zip(rows) {
-            *factor = row[depth];
-        }
-        add_depth(simd, &mut sums, &factors, weights, part);
-    }
-    sums
-}
-
-/// Adds what one row of a panel contributes.
-#[inline(always)]
-fn add_depth<S: Simd, const ROWS: usize>(
-    simd: S,
-    sums: &mut [[S::f32s; 4]; ROWS],
-    factors: &[f32; ROWS],
-    weights: &GateRow,
-    part: usize,
-) {
-    let mut vectors = [simd.splat_f32s(0.0); 4];
-    for (vector, gate) in vectors.iter_mut().zip(weights.0.chunks_exact(UNITS)) {
-        *vector = S::as_simd_f32s(&gate[part..][..S::F32_LANES]).0[0];
-    }
-    for (sums, factor) in sums.iter_mut().zip(factors) {
-        let factor = simd.splat_f32s(*factor);
-        for (sum, weight) in sums.iter_mut().zip(vectors) {
-            *sum = simd.mul_add_e_f32s(factor, weight, *sum);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::testing::{SHAPES, all, assert_close, numbers};
@@ -333,6 +208,7 @@ mod tests {
                 weight: &weight,
                 h: &numbers(1, lanes * hidden),
                 depths: all(hidden),
+                row_factors: &[],
                 onto: false,
                 gates: &mut gates,
                 end: Some(End {
@@ -402,9 +278,15 @@ mod tests {
             let h = numbers(1, lanes * hidden);
             let mut gates = vec![f32::NAN; lanes * 4 * hidden];
             for (depths, onto) in pieces {
-                let gates = &mut gates;
-                let mut step =
-                    StepForward { weight: &weight, h: &h, depths, onto, gates, end: None };
+                let mut step = StepForward {
+                    weight: &weight,
+                    h: &h,
+                    depths,
+                    row_factors: &[],
+                    onto,
+                    gates: &mut gates,
+                    end: None,
+                };
                 weight.places(simd, false).for_each(|place| step.run_at(simd, place));
             }
             gates

@@ -1,0 +1,372 @@
+//! Products by pairs, for machines that add beside multiplying.
+//!
+//! x₁y₁ + x₂y₂ = (x₁ + y₂)(x₂ + y₁) − x₁x₂ − y₁y₂ (Winograd 1968,
+//! <https://doi.org/10.1109/TC.1968.227420>): two products by one multiplication and two additions. The x₁x₂ of a
+//! row serve all columns, and the y₁y₂ of a column all rows: their factors, formed once. Where adders stand beside
+//! the multipliers, both are busy when two products in three are formed so and the third as always: three in
+//! the time of two.
+//!
+//! The sums are as exact as others where x and y are of a size, so the weights are multiplied with a power of
+//! two and the sums with its inverse; and where factors stay small, so every other four pairs are formed as
+//! (x₁ − y₂)(y₁ − x₂), whose factors have the opposite sign.
+
+use pulp::Simd;
+
+use super::panels::{GateRow, WIDTH, add_depth, gates_of};
+
+/// Depths that lie together. Loops over that many, which the compiler knows, keep the sums in registers.
+const BLOCK: usize = 8;
+/// Those of them whose factors have the one sign, and then those that have the other.
+const HALF: usize = BLOCK / 2;
+/// How large a hidden state is taken to be.
+const SIZE: f64 = 0.5;
+
+/// Whether products by pairs are the faster ones, of so many lanes and units: they begin and end with more.
+pub(in crate::kernels) fn pairs_pay(lanes: usize, hidden: usize) -> bool {
+    const LANES: usize = 8;
+    const HIDDEN: usize = 128;
+    lanes >= LANES && hidden >= HIDDEN && adds_beside_multiplying()
+}
+
+/// Whether this machine has adders beside its multipliers and registers for a large tile: AMD's with AVX-512
+/// have, from Zen 4 on.
+#[cfg(target_arch = "x86_64")]
+fn adds_beside_multiplying() -> bool {
+    use std::sync::LazyLock;
+
+    /// Asked once: where a machine is a virtual one, its host answers.
+    static ANSWER: LazyLock<bool> = LazyLock::new(|| {
+        let vendor = raw_cpuid::CpuId::new().get_vendor_info();
+        let is_amd = vendor.is_some_and(|vendor| vendor.as_str() == "AuthenticAMD");
+        is_amd && pulp::x86::V4::is_available()
+    });
+    *ANSWER
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn adds_beside_multiplying() -> bool {
+    false
+}
+
+/// The factors of rows of hidden states.
+pub(in crate::kernels) fn row_factors(h: &[f32], hidden: usize, to: &mut [f32]) {
+    for (to, row) in to.iter_mut().zip(h.chunks_exact(hidden)) {
+        let [first, second, _] = thirds(row);
+        let mut sums = [0.0; BLOCK];
+        for (first, second) in first.iter().zip(second) {
+            for (sum, (first, second)) in sums.iter_mut().zip(first.iter().zip(second)) {
+                *sum += first * second;
+            }
+        }
+        let (some, opposite) = sums.split_at(HALF);
+        *to = some.iter().sum::<f32>() - opposite.iter().sum::<f32>();
+    }
+}
+
+/// What the products with a panel by pairs begin and end with.
+#[derive(Debug)]
+pub(super) struct Pairs {
+    /// Minus the factors of the columns.
+    minus_factors: GateRow,
+    /// What the sums are multiplied with.
+    scale: f32,
+}
+
+impl Pairs {
+    /// Makes the numbers of a panel as large as hidden states are.
+    pub(super) fn new(panel: &mut [GateRow]) -> Self {
+        let mut squares = [0.0; WIDTH];
+        for row in &*panel {
+            for (sum, &number) in squares.iter_mut().zip(&row.0) {
+                *sum += f64::from(number) * f64::from(number);
+            }
+        }
+        let size = (squares.iter().sum::<f64>() / (panel.len() * WIDTH) as f64).sqrt();
+        let exponent = (SIZE / size).log2().round().clamp(-100.0, 100.0);
+        // Of weights that are all zero, or no numbers, there is nothing to be said.
+        let exponent = if size.is_normal() { exponent as i32 } else { 0 };
+        let scale = power_of_two(exponent);
+        for number in panel.iter_mut().flat_map(|row| &mut row.0) {
+            *number *= scale;
+        }
+        let mut minus_factors = GateRow([0.0; WIDTH]);
+        let [first, second, _] = thirds(panel).map(<[_]>::as_flattened);
+        for (depth, (first, second)) in first.iter().zip(second).enumerate() {
+            let sign = if depth % BLOCK < HALF { -1.0 } else { 1.0 };
+            for (sum, (first, second)) in
+                minus_factors.0.iter_mut().zip(first.0.iter().zip(second.0))
+            {
+                *sum += sign * first * second;
+            }
+        }
+        Self { minus_factors, scale: power_of_two(-exponent) }
+    }
+
+    /// The product of rows with a vector of units of the panel, for all four gates: a tile in registers.
+    #[inline(always)]
+    pub(super) fn multiply<S: Simd, const ROWS: usize>(
+        &self,
+        simd: S,
+        rows: [&[f32]; ROWS],
+        row_factors: &[f32; ROWS],
+        panel: &[GateRow],
+        part: usize,
+    ) -> [[S::f32s; 4]; ROWS] {
+        let mut sums = [gates_of(simd, &self.minus_factors, part); ROWS];
+        for (sums, factor) in sums.iter_mut().zip(row_factors) {
+            let factor = simd.splat_f32s(*factor);
+            for sum in sums {
+                *sum = simd.sub_f32s(*sum, factor);
+            }
+        }
+        let [first, second, single] = thirds(panel);
+        let nothing: [&[[f32; BLOCK]]; ROWS] = [&[]; ROWS];
+        let (mut firsts, mut seconds, mut singles) = (nothing, nothing, nothing);
+        for (index, row) in rows.into_iter().enumerate() {
+            let of_row = thirds(&row[..panel.len()]);
+            firsts[index] = &of_row[0][..first.len()];
+            seconds[index] = &of_row[1][..first.len()];
+            singles[index] = &of_row[2][..first.len()];
+        }
+        for (index, ((first, second), single)) in first.iter().zip(second).zip(single).enumerate() {
+            let (firsts, seconds) = (block_of(firsts, index), block_of(seconds, index));
+            let singles = block_of(singles, index);
+            for depth in 0..HALF {
+                let h = [across(firsts, depth), across(seconds, depth)];
+                let weights = [&first[depth], &second[depth]];
+                add_pair::<S, ROWS, false>(simd, &mut sums, h, weights, part);
+                add_depth(simd, &mut sums, &across(singles, depth), &single[depth], part);
+            }
+            for depth in HALF..BLOCK {
+                let h = [across(firsts, depth), across(seconds, depth)];
+                let weights = [&first[depth], &second[depth]];
+                add_pair::<S, ROWS, true>(simd, &mut sums, h, weights, part);
+                add_depth(simd, &mut sums, &across(singles, depth), &single[depth], part);
+            }
+        }
+        for (depth, weights) in panel.iter().enumerate().skip(3 * BLOCK * first.len()) {
+            let mut factors = [0.0; ROWS];
+            for (factor, row) in factors.iter_mut().zip(rows) {
+                *factor = row[depth];
+            }
+            add_depth(simd, &mut sums, &factors, weights, part);
+        }
+        let scale = simd.splat_f32s(self.scale);
+        for sums in &mut sums {
+            for sum in sums {
+                *sum = simd.mul_f32s(*sum, scale);
+            }
+        }
+        sums
+    }
+}
+
+/// 2ⁿ, for n from −126 to 127.
+fn power_of_two(exponent: i32) -> f32 {
+    f32::from_bits(((127 + exponent) as u32) << 23)
+}
+
+/// Depths in three pieces of as many whole blocks, and without what is left over: those of the first are paired
+/// with those of the second.
+#[inline(always)]
+fn thirds<T>(numbers: &[T]) -> [&[[T; BLOCK]]; 3] {
+    let blocks = numbers.as_chunks().0;
+    let third = blocks.len() / 3;
+    let ((first, second), single) = (blocks.split_at(third), &blocks[2 * third..3 * third]);
+    [first, &second[..third], single]
+}
+
+/// A block of every row.
+#[inline(always)]
+fn block_of<const ROWS: usize>(
+    rows: [&[[f32; BLOCK]]; ROWS],
+    index: usize,
+) -> [&[f32; BLOCK]; ROWS] {
+    let mut blocks = [&[0.0; BLOCK]; ROWS];
+    for (block, row) in blocks.iter_mut().zip(rows) {
+        *block = &row[index];
+    }
+    blocks
+}
+
+/// A number of every row.
+#[inline(always)]
+fn across<const ROWS: usize>(rows: [&[f32; BLOCK]; ROWS], depth: usize) -> [f32; ROWS] {
+    let mut factors = [0.0; ROWS];
+    for (factor, row) in factors.iter_mut().zip(rows) {
+        *factor = row[depth];
+    }
+    factors
+}
+
+/// Adds what a pair of depths contributes, and its factors: minus those where they are the `OPPOSITE` ones.
+#[inline(always)]
+fn add_pair<S: Simd, const ROWS: usize, const OPPOSITE: bool>(
+    simd: S,
+    sums: &mut [[S::f32s; 4]; ROWS],
+    [firsts, seconds]: [[f32; ROWS]; 2],
+    [one, two]: [&GateRow; 2],
+    part: usize,
+) {
+    let (one, two) = (gates_of(simd, one, part), gates_of(simd, two, part));
+    for ((sums, first), second) in sums.iter_mut().zip(firsts).zip(seconds) {
+        let (first, second) = (simd.splat_f32s(first), simd.splat_f32s(second));
+        for ((sum, one), two) in sums.iter_mut().zip(one).zip(two) {
+            let (left, right) = match OPPOSITE {
+                false => (simd.add_f32s(first, two), simd.add_f32s(second, one)),
+                true => (simd.sub_f32s(first, two), simd.sub_f32s(one, second)),
+            };
+            *sum = simd.mul_add_e_f32s(left, right, *sum);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pulp::WithSimd;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::super::testing::{SHAPES, all, numbers};
+    use super::super::{GatePanels, StepForward};
+    use super::*;
+    use crate::kernels::on_every_machine;
+
+    /// The recurrent products of some lanes, by pairs or not.
+    struct Products<'a> {
+        weight: &'a [f32],
+        h: &'a [f32],
+        hidden: usize,
+        by_pairs: bool,
+    }
+
+    impl WithSimd for Products<'_> {
+        type Output = Vec<f32>;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
+            let Self { weight, h, hidden, by_pairs } = self;
+            let weight = GatePanels::new(weight, hidden, all(hidden));
+            let weight = if by_pairs { weight.by_pairs() } else { weight };
+            let mut factors = vec![f32::NAN; h.len() / hidden];
+            row_factors(h, hidden, &mut factors);
+            let mut gates = vec![f32::NAN; 4 * h.len()];
+            let mut step = StepForward {
+                weight: &weight,
+                h,
+                depths: all(hidden),
+                row_factors: &factors,
+                onto: false,
+                gates: &mut gates,
+                end: None,
+            };
+            weight.places(simd, false).for_each(|place| step.run_at(simd, place));
+            gates
+        }
+    }
+
+    /// The same in double precision.
+    fn expected(weight: &[f32], h: &[f32], hidden: usize) -> Vec<f64> {
+        let mut sums = vec![0.0; 4 * h.len()];
+        for (sums, h) in sums.chunks_exact_mut(4 * hidden).zip(h.chunks_exact(hidden)) {
+            for (weights, &h) in weight.chunks_exact(4 * hidden).zip(h) {
+                for (sum, &weight) in sums.iter_mut().zip(weights) {
+                    *sum += f64::from(h) * f64::from(weight);
+                }
+            }
+        }
+        sums
+    }
+
+    #[test]
+    fn products_by_pairs_are_the_products() {
+        let shapes = SHAPES.into_iter().chain([[4, 11], [5, 12], [9, 13], [11, 50], [7, 130]]);
+        for [lanes, hidden] in shapes {
+            let h = numbers(1, lanes * hidden);
+            for scale in [1e-30, 1e-3, 1.0, 1e4, 1e30] {
+                let weight: Vec<f32> =
+                    numbers(0, 4 * hidden * hidden).into_iter().map(|x| x * scale).collect();
+                let expected = expected(&weight, &h, hidden);
+                let bound = 1e-5 * f64::from(scale);
+                let products = || Products { weight: &weight, h: &h, hidden, by_pairs: true };
+                for (machine, got) in on_every_machine(products) {
+                    for (&got, expected) in got.iter().zip(&expected) {
+                        let name = format!("{machine}, {lanes} lanes of {hidden}, {scale}");
+                        assert!(
+                            (f64::from(got) - expected).abs() < bound,
+                            "{name}: {got}, not {expected}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// Numbers from −1 to 1.
+    fn drawn(seed: u64, count: usize) -> Vec<f32> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
+    }
+
+    type Change = fn(f32) -> f32;
+
+    #[test]
+    fn products_by_pairs_are_as_exact_as_others() {
+        // Hidden states, each kind with how many times the others' error is allowed: small ones are not what
+        // the weights are scaled for.
+        let states: [(&str, Change, f64); 4] = [
+            ("any", |x| x, 2.0),
+            ("saturated", |x| 0.999_f32.copysign(x), 2.0),
+            ("of one sign", |x| 0.9 + 0.1 * x, 2.5),
+            ("small", |x| 0.1 * x, 5.0),
+        ];
+        // As they are drawn, and a few that are far larger than the rest.
+        let weights: [(&str, Change); 2] =
+            [("weights alike", |x| 0.05 * x), ("some weights large", |x| 2.0 * x.powi(9))];
+        for hidden in [128, 512] {
+            for ((state, of_state, times), (kind, of_weight)) in
+                states.into_iter().flat_map(|state| weights.map(|weight| (state, weight)))
+            {
+                let h: Vec<f32> = drawn(1, 10 * hidden).into_iter().map(of_state).collect();
+                let weight: Vec<f32> =
+                    drawn(2, 4 * hidden * hidden).into_iter().map(of_weight).collect();
+                let expected = expected(&weight, &h, hidden);
+                let errors = |by_pairs| {
+                    let products = || Products { weight: &weight, h: &h, hidden, by_pairs };
+                    on_every_machine(products).into_iter().map(|(machine, got)| {
+                        let pairs = got.iter().zip(&expected);
+                        let squares = pairs.map(|(&got, sum)| (f64::from(got) - sum).powi(2));
+                        (machine, squares.sum::<f64>().sqrt())
+                    })
+                };
+                for ((machine, by_pairs), (_, others)) in errors(true).zip(errors(false)) {
+                    let ratio = by_pairs / others;
+                    assert!(ratio < times, "{machine}, H = {hidden}, {state}, {kind}: {ratio}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_lane_without_numbers_harms_no_other_and_weights_of_zero_give_next_to_nothing() {
+        let (lanes, hidden) = (7, 40);
+        let mut h = numbers(1, lanes * hidden);
+        h[3 * hidden + 5] = f32::NAN;
+        let products = |weight: &[f32]| {
+            on_every_machine(|| Products { weight, h: &h, hidden, by_pairs: true })
+        };
+        for (machine, got) in products(&vec![0.0; 4 * hidden * hidden]) {
+            for (lane, row) in got.chunks_exact(4 * hidden).enumerate() {
+                assert!(
+                    lane == 3 || row.iter().all(|x| x.abs() < 1e-6),
+                    "{machine}, {lane}: {row:?}"
+                );
+            }
+        }
+        for (machine, got) in products(&numbers(0, 4 * hidden * hidden)) {
+            for (lane, row) in got.chunks_exact(4 * hidden).enumerate() {
+                assert!(row.iter().all(|x| x.is_nan() == (lane == 3)), "{machine}, {lane}");
+            }
+        }
+    }
+}
