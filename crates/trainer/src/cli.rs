@@ -225,7 +225,7 @@ pub struct GenerateArgs {
     /// How many texts to write at a time, each with a seed of its own that follows from --seed; the
     /// first is the one that is written without this. On a GPU where --device is one and there are
     /// 8 or more, else on the CPU. (A GPU rounds otherwise, and so do many texts at a time: where two
-    /// characters are as good as equal it may be the other.)
+    /// characters are as good as equal the other one may be chosen.)
     #[arg(long, value_name = "COUNT", default_value_t = 1, allow_negative_numbers = true)]
     pub texts: usize,
     /// Print a line of JSON per text.

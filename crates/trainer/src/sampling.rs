@@ -49,7 +49,7 @@ pub fn generate<E>(
 /// Reads `prompt`, then writes as many `texts` of `length` characters, each behind a seed of its own;
 /// the first is the one that [`generate`] writes. Together they are written faster than one after
 /// the other, on a GPU where the network is on one (see [`Writer`]); a GPU rounds otherwise, and so do many
-/// texts at a time: where two characters are as good as equal it may be the other.
+/// texts at a time: where two characters are as good as equal the other one may be chosen.
 ///
 /// # Panics
 ///

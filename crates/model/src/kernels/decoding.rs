@@ -20,6 +20,7 @@ use super::parallel::threads;
 use super::product::{Onto, product};
 use super::rows::Rows;
 use super::standing::{Standing, Work};
+use super::step::pairs_pay;
 
 /// A layer's weights in row-major order.
 pub(crate) struct LayerWeights {
@@ -78,9 +79,15 @@ pub(crate) struct Stack {
 
 impl Stack {
     /// Packs the weights for so many lanes, with a state of zeros.
-    pub(crate) fn new(
+    pub(crate) fn new(weights: &NetworkWeights, lanes: usize) -> Self {
+        Self::by(weights, lanes, pairs_pay(lanes, weights.layers[0].hidden))
+    }
+
+    /// The same, with recurrent products by pairs or not.
+    fn by(
         NetworkWeights { layers, head, between }: &NetworkWeights,
         lanes: usize,
+        by_pairs: bool,
     ) -> Self {
         /// Multiplications per thread that are worth meeting after each layer.
         const WORTH_MEETING: usize = 1 << 14;
@@ -100,8 +107,8 @@ impl Stack {
             states: (0..layers.len()).map(states).collect(),
             scores: Stamped::new(lanes * head.bias.len()),
         };
-        let parts =
-            (0..portions.len()).map(|index| Part::new(layers, head, &portions, index, lanes));
+        let part = |index| Part::new(layers, head, &portions, index, lanes, by_pairs);
+        let parts = (0..portions.len()).map(part);
         Self {
             team: Standing::new(work, parts),
             step: 0,
@@ -238,5 +245,51 @@ impl WithSimd for Phase<'_> {
         });
         layer.end_step(simd, rows, &states[phase], step);
         layer.go_ahead(simd, step);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(seed: usize, count: usize, size: f32) -> Vec<f32> {
+        (0..count).map(|k| size * ((k * k % 1009 * (seed + 3)) as f32 * 0.37).sin()).collect()
+    }
+
+    #[test]
+    fn by_pairs_comes_what_comes_without() {
+        const VOCABULARY: usize = 20;
+        for (hidden, layers, lanes) in [(7, 1, 3), (25, 2, 8), (130, 1, 11), (96, 3, 9)] {
+            let layer = |index: usize| LayerWeights {
+                hidden,
+                start: numbers(index, if index == 0 { VOCABULARY } else { 1 } * 4 * hidden, 0.8),
+                input: (index > 0).then(|| numbers(index + 5, 4 * hidden * hidden, 0.2)),
+                recurrent: numbers(index + 9, 4 * hidden * hidden, 0.2),
+            };
+            let head = HeadWeights {
+                weight: numbers(1, hidden * VOCABULARY, 0.4),
+                bias: numbers(2, VOCABULARY, 0.4),
+            };
+            let layers = (0..layers).map(layer).collect();
+            let weights = NetworkWeights { layers, head, between: Between::Added };
+            let [mut plain, mut by_pairs] = [false, true].map(|it| Stack::by(&weights, lanes, it));
+            let mut differ = false;
+            for step in 0..12 {
+                if step == 6 {
+                    plain.reset();
+                    by_pairs.reset();
+                }
+                let tokens: Vec<u32> =
+                    (0..lanes).map(|lane| ((step * 7 + lane * 3) % VOCABULARY) as u32).collect();
+                let (expected, got) = (plain.step(&tokens), by_pairs.step(&tokens));
+                for (got, expected) in got.iter().zip(expected) {
+                    let name = format!("H {hidden}, {lanes} lanes, step {step}");
+                    assert!((got - expected).abs() < 2e-5, "{name}: {got}, not {expected}");
+                    differ |= got != expected;
+                }
+            }
+            // The other way was taken: sums of pairs are rounded otherwise.
+            assert!(differ || hidden < 24, "H {hidden}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use crate::kernels::exchange::Outbox;
 use crate::kernels::packing::Packed;
 use crate::kernels::parallel::Piece;
 use crate::kernels::sequence::gather_units;
-use crate::kernels::step::{GatePanels, StepForward, pairs_pay, row_factors};
+use crate::kernels::step::{GatePanels, StepForward, row_factors};
 use crate::layer_norm::EPSILON;
 
 /// What one thread owns.
@@ -26,16 +26,18 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// Packs the portion of this index.
+    /// Packs the portion of this index, for recurrent products by pairs or not.
     pub(super) fn new(
         layers: &[LayerWeights],
         head: &HeadWeights,
         portions: &[Portion],
         index: usize,
         lanes: usize,
+        by_pairs: bool,
     ) -> Self {
         let units = |layer: usize| portions.iter().map(move |portion| portion.units[layer]);
-        let layer = |(layer, weights)| Layer::new(weights, units(layer).collect(), index, lanes);
+        let layer =
+            |(layer, weights)| Layer::new(weights, units(layer).collect(), index, lanes, by_pairs);
         Self {
             layers: layers.iter().enumerate().map(layer).collect(),
             head: Head::new(head, portions[index].columns, lanes),
@@ -66,7 +68,7 @@ pub(super) struct Layer {
     pub(super) recurrent: GatePanels,
     /// The hidden states of all units, `[B, H]`.
     pub(super) h: Vec<f32>,
-    /// What those of each lane have to themselves, `[B]`, where products are formed by pairs.
+    /// The factor of each lane's, `[B]`, where products are formed by pairs.
     row_factors: Vec<f32>,
     /// How many of the others' hidden states are the latest step's already.
     known: usize,
@@ -77,11 +79,16 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    fn new(weights: &LayerWeights, all: Vec<Piece>, index: usize, lanes: usize) -> Self {
+    fn new(
+        weights: &LayerWeights,
+        all: Vec<Piece>,
+        index: usize,
+        lanes: usize,
+        by_pairs: bool,
+    ) -> Self {
         let (hidden, units) = (weights.hidden, all[index]);
         let others = all.into_iter().enumerate().filter(|&(other, _)| other != index);
         let recurrent = GatePanels::new(&weights.recurrent, hidden, units);
-        let by_pairs = pairs_pay(lanes, hidden);
         Self {
             units,
             index,
@@ -113,7 +120,7 @@ impl Layer {
     }
 
     /// Forms the next step's products with the own hidden states, of one place, while the others' are on
-    /// their way; by pairs not: there are enough lanes for the way to be short beside them.
+    /// their way. Not by pairs: those of one place in two pieces would cost more than the waiting.
     #[inline(always)]
     pub(super) fn go_ahead<S: Simd>(&mut self, simd: S, step: u32) {
         if self.recurrent.is_by_pairs() {

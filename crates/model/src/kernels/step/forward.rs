@@ -2,7 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::pairs::Pairs;
+use super::pairs::PanelFactors;
 use super::panels::{GatePanels, GateRow, multiply_gates};
 use super::{Place, lanes_of_tile};
 use crate::kernels::cell::{load, store, unit_forward, unit_output};
@@ -55,6 +55,7 @@ impl StepForward<'_> {
         let mut lane = 0;
         while lane < lanes {
             lane += match S::REGISTER_COUNT {
+                // Both factors of a pair are in registers too.
                 32.. if weight.is_by_pairs() => self.some_rows::<S, 5>(simd, place, lane, lanes),
                 32.. => self.some_rows::<S, 6>(simd, place, lane, lanes),
                 _ => self.some_rows::<S, 2>(simd, place, lane, lanes),
@@ -87,8 +88,11 @@ impl StepForward<'_> {
     #[inline(always)]
     fn rows<S: Simd, const ROWS: usize>(&mut self, simd: S, place: Place, lane: usize) {
         let units = self.weight.units();
-        let (panel, pairs) = self.weight.panel_at(place);
-        let factors = || self.row_factors[lane..].first_chunk().expect("every lane has one");
+        let (panel, factors) = self.weight.panel_at(place);
+        let pairs = factors.map(|factors| {
+            debug_assert_eq!(self.depths.length, panel.len(), "by pairs all products are formed");
+            (factors, self.row_factors[lane..].first_chunk().expect("every lane has a factor"))
+        });
         let hidden = 4 * units * self.h.len() / self.gates.len();
         let end = self.end.as_mut().map(|End { starts, c, h_next }| End {
             starts: Starts { places: &starts.places[lane..][..ROWS], ..*starts },
@@ -98,7 +102,7 @@ impl StepForward<'_> {
         let Piece { start, length } = self.depths;
         let tile = TileForward::<ROWS> {
             panel: &panel[start..][..length],
-            pairs: pairs.map(|pairs| (pairs, factors())),
+            pairs,
             place,
             units,
             hidden,
@@ -116,7 +120,8 @@ impl StepForward<'_> {
 /// A function of its own for the compiler: in a large one it keeps the sums in memory.
 struct TileForward<'a, const ROWS: usize> {
     panel: &'a [GateRow],
-    pairs: Option<(&'a Pairs, &'a [f32; ROWS])>,
+    /// Where the product is formed by pairs.
+    pairs: Option<(&'a PanelFactors, &'a [f32; ROWS])>,
     place: Place,
     units: usize,
     hidden: usize,
@@ -138,7 +143,7 @@ impl<const ROWS: usize> WithSimd for TileForward<'_, ROWS> {
             *row = &h[index * hidden..][..panel.len()];
         }
         let mut products = match pairs {
-            Some((pairs, factors)) => pairs.multiply(simd, rows, factors, panel, part),
+            Some((factors, of_rows)) => factors.multiply(simd, rows, of_rows, panel, part),
             None => multiply_gates(simd, rows, panel, part),
         };
         if onto {

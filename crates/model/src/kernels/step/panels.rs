@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use pulp::Simd;
 
 use super::Place;
-use super::pairs::Pairs;
+use super::pairs::PanelFactors;
 use crate::kernels::packing::{WORK, copy_first};
 use crate::kernels::parallel::{Piece, for_each};
 use crate::kernels::spare::{self, Numbers, Spare};
@@ -31,15 +31,15 @@ impl Numbers for GateRow {
     }
 }
 
-/// The columns of some units of a weight `[D, 4H]`, in panels of [`UNITS`] units that hold all four
+/// The columns of some units of a weight `[D, 4H]`, as they are or [scaled](Self::by_pairs), in panels of [`UNITS`] units that hold all four
 /// gates. The last panel is filled up with zeros.
 #[derive(Debug)]
 pub(in crate::kernels) struct GatePanels {
     panels: Vec<GateRow>,
     depth: usize,
     units: usize,
-    /// Of every panel, where products are formed by pairs.
-    pairs: Vec<Pairs>,
+    /// Of every panel, where products are formed by pairs: its columns are scaled then.
+    factors: Option<Vec<PanelFactors>>,
 }
 
 impl GatePanels {
@@ -63,19 +63,19 @@ impl GatePanels {
                 }
             }
         });
-        Self { panels, depth, units: units.length, pairs: Vec::new() }
+        Self { panels, depth, units: units.length, factors: None }
     }
 
-    /// The same, for products by pairs.
+    /// The same, scaled for products by pairs.
     pub(in crate::kernels) fn by_pairs(mut self) -> Self {
         let work = WORK * self.panels.len() * WIDTH;
         let panels = self.panels.chunks_exact_mut(self.depth.max(1)).collect();
-        self.pairs = for_each(panels, work, Pairs::new);
+        self.factors = Some(for_each(panels, work, PanelFactors::new));
         self
     }
 
     pub(in crate::kernels) fn is_by_pairs(&self) -> bool {
-        !self.pairs.is_empty()
+        self.factors.is_some()
     }
 
     pub(super) fn units(&self) -> usize {
@@ -89,9 +89,10 @@ impl GatePanels {
 
     /// The panel of a place.
     #[inline(always)]
-    pub(super) fn panel_at(&self, place: Place) -> (&[GateRow], Option<&Pairs>) {
+    pub(super) fn panel_at(&self, place: Place) -> (&[GateRow], Option<&PanelFactors>) {
         let index = place.first / UNITS;
-        (&self.panels[index * self.depth..][..self.depth], self.pairs.get(index))
+        let factors = self.factors.as_ref().map(|factors| &factors[index]);
+        (&self.panels[index * self.depth..][..self.depth], factors)
     }
 
     /// The places of a step, a vector of units each. With `reversed` the last panel comes first: steps
@@ -129,14 +130,26 @@ pub(super) fn multiply_gates<S: Simd, const ROWS: usize>(
     part: usize,
 ) -> [[S::f32s; 4]; ROWS] {
     let mut sums = [[simd.splat_f32s(0.0); 4]; ROWS];
+    add_depths(simd, &mut sums, rows, panel, part);
+    sums
+}
+
+/// Adds the product of rows with a panel of as many depths.
+#[inline(always)]
+pub(super) fn add_depths<S: Simd, const ROWS: usize>(
+    simd: S,
+    sums: &mut [[S::f32s; 4]; ROWS],
+    rows: [&[f32]; ROWS],
+    panel: &[GateRow],
+    part: usize,
+) {
     for (depth, weights) in panel.iter().enumerate() {
         let mut factors = [0.0; ROWS];
         for (factor, row) in factors.iter_mut().zip(rows) {
             *factor = row[depth];
         }
-        add_depth(simd, &mut sums, &factors, weights, part);
+        add_depth(simd, sums, &factors, weights, part);
     }
-    sums
 }
 
 /// Adds what one row of a panel contributes.
