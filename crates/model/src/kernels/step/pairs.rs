@@ -26,7 +26,10 @@ const SIZE: f64 = 0.5;
 pub(in crate::kernels) fn pairs_pay(lanes: usize, hidden: usize) -> bool {
     const LANES: usize = 8;
     const HIDDEN: usize = 128;
-    lanes >= LANES && hidden >= HIDDEN && adds_beside_multiplying()
+    /// Hidden states: eight lanes of 128 units are as fast either way.
+    const ALL: usize = 2048;
+    let are_many = lanes >= LANES && hidden >= HIDDEN && lanes * hidden >= ALL;
+    are_many && adds_beside_multiplying()
 }
 
 /// Whether this machine has adders beside its multipliers and registers for a large tile: AMD's with AVX-512

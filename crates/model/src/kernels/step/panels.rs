@@ -31,8 +31,8 @@ impl Numbers for GateRow {
     }
 }
 
-/// The columns of some units of a weight `[D, 4H]`, as they are or [scaled](Self::by_pairs), in panels of [`UNITS`] units that hold all four
-/// gates. The last panel is filled up with zeros.
+/// The columns of some units of a weight `[D, 4H]`, as they are or [scaled](Self::by_pairs), in panels of
+/// [`UNITS`] units that hold all four gates. The last panel is filled up with zeros.
 #[derive(Debug)]
 pub(in crate::kernels) struct GatePanels {
     panels: Vec<GateRow>,
