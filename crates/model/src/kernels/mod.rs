@@ -24,6 +24,7 @@ mod matrix;
 pub(crate) mod norm;
 mod outer;
 mod packing;
+mod pairs;
 mod parallel;
 mod prefetch;
 mod product;

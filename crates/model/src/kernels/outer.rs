@@ -4,6 +4,8 @@
 //! So some rows at a time are laid ready: of the right factor a panel of columns, which stays in the
 //! first-level cache while all of the left one streams by.
 
+mod pairs;
+
 use pulp::{Simd, WithSimd};
 
 use super::packing::{PanelRow, WIDTH, copy_first};
@@ -12,6 +14,8 @@ use super::prefetch::prefetch;
 use super::product::{Onto, put_down};
 use super::rows::Rows;
 use super::spare;
+
+pub(super) use pairs::{outer_by_pairs, outer_pairs_pay};
 
 /// Rows that are laid ready at a time.
 const DEPTH: usize = 128;
@@ -73,7 +77,7 @@ pub(super) fn outer<S: Simd>(
 
 /// Lays columns of some rows side by side: [`BLOCK`] columns of every row, then the next ones. The
 /// last block is filled up with zeros.
-fn lay_blocks<'a>(rows: Rows<'_>, depths: Piece, to: &'a mut [f32]) -> &'a [[f32; BLOCK]] {
+fn lay_blocks<'a>(rows: Rows<'_>, depths: Piece, to: &'a mut [f32]) -> &'a mut [[f32; BLOCK]] {
     let count = rows.width().div_ceil(BLOCK);
     let blocks = &mut to.as_chunks_mut::<BLOCK>().0[..count * depths.length];
     if !rows.width().is_multiple_of(BLOCK) {
@@ -187,17 +191,27 @@ impl<const HIGH: usize, const WIDE: usize> WithSimd for OuterTile<'_, HIGH, WIDE
 mod tests {
     use super::*;
     use crate::kernels::on_every_machine;
-    use crate::kernels::parallel::Piece;
 
-    struct Outer<'a>(Rows<'a>, Rows<'a>, Onto<'a>, &'a [f32]);
+    /// Outer products, by pairs or not.
+    pub(super) struct Outer<'a> {
+        pub(super) left: Rows<'a>,
+        pub(super) right: Rows<'a>,
+        pub(super) onto: Onto<'a>,
+        pub(super) to: &'a [f32],
+        pub(super) by_pairs: bool,
+    }
 
     impl WithSimd for Outer<'_> {
         type Output = Vec<f32>;
 
         #[inline(always)]
         fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
-            let mut to = self.3.to_vec();
-            outer(simd, self.0, self.1, self.2, &mut to);
+            let Self { left, right, onto, to, by_pairs } = self;
+            let mut to = to.to_vec();
+            match by_pairs {
+                true => outer_by_pairs(simd, left, right, onto, &mut to),
+                false => outer(simd, left, right, onto, &mut to),
+            }
             to
         }
     }
@@ -205,8 +219,13 @@ mod tests {
     #[test]
     fn outer_products_of_some_lanes_and_columns_are_the_naive_ones() {
         let number = |k: usize| (k as f32 * 0.37 + 0.1).sin();
-        let (steps, batch, lanes) = (3, 5, Piece { start: 1, length: 3 });
-        for (m, n) in [1, 2, 5, 8, 21].into_iter().flat_map(|m| [1, 15, 32, 76].map(|n| (m, n))) {
+        let (batch, lanes) = (5, Piece { start: 1, length: 3 });
+        // Rows around one block of pairs, one time and several times what is laid ready.
+        let shapes = [1, 3, 8, 43, 86].into_iter().flat_map(|steps| {
+            let sides = [1, 2, 5, 8, 21].into_iter();
+            sides.flat_map(move |m| [1, 15, 32, 64, 76, 130].map(|n| (steps, m, n)))
+        });
+        for (steps, m, n) in shapes {
             // Columns to either side that do not belong to the factors.
             let (wide_m, wide_n) = (m + 3, n + 2);
             let left: Vec<f32> = (0..steps * batch * wide_m).map(number).collect();
@@ -229,11 +248,17 @@ mod tests {
                 (Onto::Nothing, &unread, vec![0.0; m * n]),
             ];
             let (left, right) = (rows(&left, wide_m, m), rows(&right, wide_n, n));
-            for (onto, to, start) in &cases {
-                for (machine, got) in on_every_machine(|| Outer(left, right, *onto, to)) {
+            let bound = 1e-5 * (steps as f64 / 3.0).sqrt().max(1.0);
+            for ((onto, to, start), by_pairs) in
+                cases.iter().flat_map(|case| [(case, false), (case, true)])
+            {
+                let products = || Outer { left, right, onto: *onto, to, by_pairs };
+                for (machine, got) in on_every_machine(products) {
                     for ((&got, start), expected) in got.iter().zip(start).zip(&expected) {
-                        let expected = expected + f64::from(*start);
-                        assert!((f64::from(got) - expected).abs() < 1e-5, "{machine}: {m} {n}");
+                        let (expected, by) = (expected + f64::from(*start), by_pairs);
+                        let name = format!("{machine}, {steps} steps, {m} × {n}, by pairs: {by}");
+                        let error = (f64::from(got) - expected).abs();
+                        assert!(error < bound, "{name}: {got}, not {expected}");
                     }
                 }
             }

@@ -9,7 +9,7 @@ mod panels;
 pub(super) use backward::{Later, StepBackward, places_back};
 pub(super) use forward::{End, Starts, StepForward};
 pub(super) use pairs::{pairs_pay, row_factors};
-pub(super) use panels::GatePanels;
+pub(super) use panels::{GatePanels, GateRow, UNITS, WIDTH, add_depth, quarters};
 
 /// Which units a vector holds: from `first` on, `width` of them, at `part` of their panel's.
 #[derive(Clone, Copy)]

@@ -3,7 +3,7 @@
 use pulp::Simd;
 
 use super::{Dimensions, Input, Share, rows_of};
-use crate::kernels::outer::outer;
+use crate::kernels::outer::{outer, outer_by_pairs, outer_pairs_pay};
 use crate::kernels::packing::Packed;
 use crate::kernels::parallel::Piece;
 use crate::kernels::product::{Onto, product};
@@ -80,7 +80,7 @@ impl Sums {
                 .behind(&steps.h[lanes.start * dimensions.hidden..]),
             start => outputs(Piece { start: start - 1, ..range }),
         };
-        outer(simd, h, gates(grads), onto, &mut self.recurrent);
+        gradient(simd, h, gates(grads), onto, &mut self.recurrent);
         match input {
             Input::Products(_) => {}
             Input::Tokens { distinct, .. } => {
@@ -96,7 +96,7 @@ impl Sums {
             Input::Dense { x, .. } => {
                 let vectors = rows_of(x, dimensions, lanes, range);
                 let d_input = vectors.width();
-                outer(simd, vectors, gates(grads), onto, &mut self.input);
+                gradient(simd, vectors, gates(grads), onto, &mut self.input);
                 grads.chunks_exact(width).for_each(|row| add(&mut self.bias, row));
                 let weight = steps.weight.expect("it was packed");
                 let x = &mut self.x[all_rows * d_input..][..rows * d_input];
@@ -119,6 +119,15 @@ impl Sums {
         self.x = spare::take(rows.count() * weight.columns);
         product(simd, grads, weight, Onto::Nothing, &mut self.x);
         spare::give(table);
+    }
+}
+
+/// [`outer`], by pairs where that is faster: what rows contribute to the gradient of a weight.
+#[inline(always)]
+fn gradient<S: Simd>(simd: S, left: Rows<'_>, right: Rows<'_>, onto: Onto<'_>, to: &mut [f32]) {
+    match outer_pairs_pay(left.count(), left.width(), right.width()) {
+        true => outer_by_pairs(simd, left, right, onto, to),
+        false => outer(simd, left, right, onto, to),
     }
 }
 

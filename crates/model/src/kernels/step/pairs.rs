@@ -1,25 +1,12 @@
-//! Products by pairs, for machines that add beside multiplying.
-//!
-//! x₁y₁ + x₂y₂ = (x₁ + y₂)(x₂ + y₁) − x₁x₂ − y₁y₂ (Winograd 1968,
-//! <https://doi.org/10.1109/TC.1968.227420>): two products by one multiplication and two additions. The x₁x₂ of a
-//! row serve all columns, and the y₁y₂ of a column all rows: their factors, formed once. Where adders stand beside
-//! the multipliers, both are busy when two products in three are formed so and the third as always: three in
-//! the time of two.
-//!
-//! The sums are nearly as exact as others where x and y are of a size, so a column of weights is multiplied with a
-//! power of two and its sums with the inverse; and where factors are small, so every other four pairs are formed
-//! as (x₁ − y₂)(y₁ − x₂): their factors have the opposite sign, and those of numbers of one sign do not add up.
+//! Recurrent products [by pairs](crate::kernels::pairs): the row of a product is a lane's hidden states, and the
+//! columns are a panel's.
 
 use pulp::Simd;
 
-use super::panels::{GateRow, WIDTH, add_depth, add_depths, gates_of};
-
-/// Depths that lie together. Loops over that many, which the compiler knows, keep the sums in registers.
-const BLOCK: usize = 8;
-/// Those of them whose factors have the one sign, and then those that have the other.
-const HALF: usize = BLOCK / 2;
-/// What the root of a hidden state's mean square is taken to be.
-const SIZE: f64 = 0.5;
+use super::panels::{GateRow, WIDTH, add_depth, add_depths, quarters};
+use crate::kernels::pairs::{
+    BLOCK, ColumnFactors, HALF, add_pair, adds_beside_multiplying, thirds,
+};
 
 /// Whether products by pairs are the faster ones. With fewer lanes or units what stands around the loop, and
 /// has become more, outweighs it.
@@ -30,20 +17,6 @@ pub(in crate::kernels) fn pairs_pay(lanes: usize, hidden: usize) -> bool {
     const ALL: usize = 2048;
     let are_many = lanes >= LANES && hidden >= HIDDEN && lanes * hidden >= ALL;
     are_many && adds_beside_multiplying()
-}
-
-/// Whether this machine has adders beside its multipliers and registers for a large tile: AMD's with AVX-512
-/// have, from Zen 4 on.
-#[cfg(target_arch = "x86_64")]
-fn adds_beside_multiplying() -> bool {
-    let name = std::arch::x86_64::__cpuid(0);
-    let name = [name.ebx, name.edx, name.ecx].map(u32::to_le_bytes);
-    name.as_flattened() == b"AuthenticAMD" && pulp::x86::V4::is_available()
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn adds_beside_multiplying() -> bool {
-    false
 }
 
 /// The factors of rows of hidden states.
@@ -62,45 +35,9 @@ pub(in crate::kernels) fn row_factors(h: &[f32], hidden: usize, to: &mut [f32]) 
 }
 
 /// What products with a panel by pairs begin and end with.
-#[derive(Debug)]
-pub(super) struct PanelFactors {
-    /// Minus the factors of the columns.
-    minus: GateRow,
-    /// What the sums of each column are multiplied with.
-    scales: GateRow,
-}
+pub(super) type PanelFactors = ColumnFactors<WIDTH>;
 
 impl PanelFactors {
-    /// Makes the weights of each column as large as hidden states are.
-    pub(super) fn new(panel: &mut [GateRow]) -> Self {
-        let mut squares = [0.0; WIDTH];
-        for row in &*panel {
-            for (sum, &number) in squares.iter_mut().zip(&row.0) {
-                *sum += f64::from(number) * f64::from(number);
-            }
-        }
-        let depth = panel.len() as f64;
-        // As far as both powers and their products with the weights are normal numbers.
-        let exponents = squares.map(|sum: f64| {
-            (SIZE / (sum / depth).sqrt()).log2().round().clamp(-100.0, 100.0) as i32
-        });
-        let factors = exponents.map(power_of_two);
-        for row in &mut *panel {
-            for (number, factor) in row.0.iter_mut().zip(factors) {
-                *number *= factor;
-            }
-        }
-        let mut minus = GateRow([0.0; WIDTH]);
-        let [first, second, _] = thirds(panel).map(<[_]>::as_flattened);
-        for (depth, (first, second)) in first.iter().zip(second).enumerate() {
-            let sign = if depth % BLOCK < HALF { -1.0 } else { 1.0 };
-            for (sum, (first, second)) in minus.0.iter_mut().zip(first.0.iter().zip(second.0)) {
-                *sum += sign * first * second;
-            }
-        }
-        Self { minus, scales: GateRow(exponents.map(|exponent| power_of_two(-exponent))) }
-    }
-
     /// The product of rows with a vector of units of the panel, for all four gates: a tile in registers.
     #[inline(always)]
     pub(super) fn multiply<S: Simd, const ROWS: usize>(
@@ -111,7 +48,7 @@ impl PanelFactors {
         panel: &[GateRow],
         part: usize,
     ) -> [[S::f32s; 4]; ROWS] {
-        let mut sums = [gates_of(simd, &self.minus, part); ROWS];
+        let mut sums = [quarters(simd, &self.minus, part); ROWS];
         for (sums, factor) in sums.iter_mut().zip(row_factors) {
             let factor = simd.splat_f32s(*factor);
             for sum in sums {
@@ -132,14 +69,16 @@ impl PanelFactors {
             let singles = block_of(singles, index);
             for depth in 0..HALF {
                 let h = [across(firsts, depth), across(seconds, depth)];
-                let weights = [&first[depth], &second[depth]];
-                add_pair::<S, ROWS, false>(simd, &mut sums, h, weights, part);
+                let weights =
+                    [quarters(simd, &first[depth].0, part), quarters(simd, &second[depth].0, part)];
+                add_pair::<S, ROWS, false>(simd, &mut sums, h, weights);
                 add_depth(simd, &mut sums, &across(singles, depth), &single[depth], part);
             }
             for depth in HALF..BLOCK {
                 let h = [across(firsts, depth), across(seconds, depth)];
-                let weights = [&first[depth], &second[depth]];
-                add_pair::<S, ROWS, true>(simd, &mut sums, h, weights, part);
+                let weights =
+                    [quarters(simd, &first[depth].0, part), quarters(simd, &second[depth].0, part)];
+                add_pair::<S, ROWS, true>(simd, &mut sums, h, weights);
                 add_depth(simd, &mut sums, &across(singles, depth), &single[depth], part);
             }
         }
@@ -149,7 +88,7 @@ impl PanelFactors {
             *row = &row[done..panel.len()];
         }
         add_depths(simd, &mut sums, rest, &panel[done..], part);
-        let scales = gates_of(simd, &self.scales, part);
+        let scales = quarters(simd, &self.scales, part);
         for sums in &mut sums {
             for (sum, scale) in sums.iter_mut().zip(scales) {
                 *sum = simd.mul_f32s(*sum, scale);
@@ -157,21 +96,6 @@ impl PanelFactors {
         }
         sums
     }
-}
-
-/// 2ⁿ, for n from −126 to 127.
-fn power_of_two(exponent: i32) -> f32 {
-    f32::from_bits(((127 + exponent) as u32) << 23)
-}
-
-/// Depths in three pieces of as many whole blocks, and without what is left over: those of the first are paired
-/// with those of the second.
-#[inline(always)]
-fn thirds<T>(numbers: &[T]) -> [&[[T; BLOCK]]; 3] {
-    let blocks = numbers.as_chunks().0;
-    let third = blocks.len() / 3;
-    let ((first, second), single) = (blocks.split_at(third), &blocks[2 * third..3 * third]);
-    [first, &second[..third], single]
 }
 
 /// A block of every row.
@@ -195,28 +119,6 @@ fn across<const ROWS: usize>(rows: [&[f32; BLOCK]; ROWS], depth: usize) -> [f32;
         *factor = row[depth];
     }
     factors
-}
-
-/// Adds what a pair of depths contributes, and its factors: minus those where they are the `OPPOSITE` ones.
-#[inline(always)]
-fn add_pair<S: Simd, const ROWS: usize, const OPPOSITE: bool>(
-    simd: S,
-    sums: &mut [[S::f32s; 4]; ROWS],
-    [firsts, seconds]: [[f32; ROWS]; 2],
-    [one, two]: [&GateRow; 2],
-    part: usize,
-) {
-    let (one, two) = (gates_of(simd, one, part), gates_of(simd, two, part));
-    for ((sums, first), second) in sums.iter_mut().zip(firsts).zip(seconds) {
-        let (first, second) = (simd.splat_f32s(first), simd.splat_f32s(second));
-        for ((sum, one), two) in sums.iter_mut().zip(one).zip(two) {
-            let (left, right) = match OPPOSITE {
-                false => (simd.add_f32s(first, two), simd.add_f32s(second, one)),
-                true => (simd.sub_f32s(first, two), simd.sub_f32s(one, second)),
-            };
-            *sum = simd.mul_add_e_f32s(left, right, *sum);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -351,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_without_numbers_harms_no_other_and_weights_of_zero_give_next_to_nothing() {
+    fn a_lane_without_numbers_harms_no_other_and_weights_of_zero_give_nothing() {
         let (lanes, hidden) = (7, 52);
         // Among the first and the second of a pair, those without one, and those left over.
         for depth in [3, 18, 40, 51] {
@@ -362,7 +264,7 @@ mod tests {
             };
             for (machine, got) in products(&vec![0.0; 4 * hidden * hidden]) {
                 for (lane, row) in got.chunks_exact(4 * hidden).enumerate() {
-                    let is_nothing = row.iter().all(|x| x.abs() < 1e-30);
+                    let is_nothing = row.iter().all(|&x| x == 0.0);
                     assert!(lane == 3 || is_nothing, "{machine}, {lane}: {row:?}");
                 }
             }

@@ -1,5 +1,6 @@
 //! The recurrent weight, laid so that a tile reads all four gates of some units in one stream.
 
+use std::borrow::{Borrow, BorrowMut};
 use std::sync::Mutex;
 
 use pulp::Simd;
@@ -11,14 +12,26 @@ use crate::kernels::parallel::{Piece, for_each};
 use crate::kernels::spare::{self, Numbers, Spare};
 
 /// Units of a panel.
-const UNITS: usize = 16;
+pub(in crate::kernels) const UNITS: usize = 16;
 /// Columns of a panel: the four gates', one behind the other.
-pub(super) const WIDTH: usize = 4 * UNITS;
+pub(in crate::kernels) const WIDTH: usize = 4 * UNITS;
 
 /// A row of a panel. On lines of the cache of its own: a vector that lies on two costs twice.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-pub(super) struct GateRow(pub(super) [f32; WIDTH]);
+pub(in crate::kernels) struct GateRow(pub(in crate::kernels) [f32; WIDTH]);
+
+impl Borrow<[f32; WIDTH]> for GateRow {
+    fn borrow(&self) -> &[f32; WIDTH] {
+        &self.0
+    }
+}
+
+impl BorrowMut<[f32; WIDTH]> for GateRow {
+    fn borrow_mut(&mut self) -> &mut [f32; WIDTH] {
+        &mut self.0
+    }
+}
 
 impl Numbers for GateRow {
     fn all(number: f32) -> Self {
@@ -70,7 +83,8 @@ impl GatePanels {
     pub(in crate::kernels) fn by_pairs(mut self) -> Self {
         let work = WORK * self.panels.len() * WIDTH;
         let panels = self.panels.chunks_exact_mut(self.depth.max(1)).collect();
-        self.factors = Some(for_each(panels, work, PanelFactors::new));
+        self.factors =
+            Some(for_each(panels, work, |panel: &mut [GateRow]| PanelFactors::scale(panel)));
         self
     }
 
@@ -154,14 +168,14 @@ pub(super) fn add_depths<S: Simd, const ROWS: usize>(
 
 /// Adds what one row of a panel contributes.
 #[inline(always)]
-pub(super) fn add_depth<S: Simd, const ROWS: usize>(
+pub(in crate::kernels) fn add_depth<S: Simd, const ROWS: usize>(
     simd: S,
     sums: &mut [[S::f32s; 4]; ROWS],
     factors: &[f32; ROWS],
     weights: &GateRow,
     part: usize,
 ) {
-    let vectors = gates_of(simd, weights, part);
+    let vectors = quarters(simd, &weights.0, part);
     for (sums, factor) in sums.iter_mut().zip(factors) {
         let factor = simd.splat_f32s(*factor);
         for (sum, weight) in sums.iter_mut().zip(vectors) {
@@ -170,11 +184,15 @@ pub(super) fn add_depth<S: Simd, const ROWS: usize>(
     }
 }
 
-/// A vector of units of every gate.
+/// A vector of each quarter of a row: of units of every gate.
 #[inline(always)]
-pub(super) fn gates_of<S: Simd>(simd: S, row: &GateRow, part: usize) -> [S::f32s; 4] {
+pub(in crate::kernels) fn quarters<S: Simd>(
+    simd: S,
+    row: &[f32; WIDTH],
+    part: usize,
+) -> [S::f32s; 4] {
     let mut vectors = [simd.splat_f32s(0.0); 4];
-    for (vector, gate) in vectors.iter_mut().zip(row.0.chunks_exact(UNITS)) {
+    for (vector, gate) in vectors.iter_mut().zip(row.chunks_exact(UNITS)) {
         *vector = S::as_simd_f32s(&gate[part..][..S::F32_LANES]).0[0];
     }
     vectors

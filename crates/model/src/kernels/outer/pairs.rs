@@ -1,0 +1,283 @@
+//! Outer products added up [by pairs](crate::kernels::pairs) of rows. Gradients are of any size, so each column
+//! of both factors is scaled, some rows at a time.
+
+use pulp::{Simd, WithSimd};
+
+use super::{BLOCK, DEPTH, lay_blocks};
+use crate::kernels::packing::copy_first;
+use crate::kernels::pairs::{self, ColumnFactors, HALF, add_pair, adds_beside_multiplying, thirds};
+use crate::kernels::parallel::Piece;
+use crate::kernels::prefetch::prefetch;
+use crate::kernels::product::{Onto, put_down};
+use crate::kernels::rows::Rows;
+use crate::kernels::spare;
+use crate::kernels::step::{GateRow, UNITS, WIDTH, add_depth, quarters};
+
+/// Rows of the result that a tile has.
+const HIGH: usize = BLOCK / 2;
+
+/// Whether that is faster for so many rows of factors of these widths. The scaling of one factor has to be worth it
+/// for the width of the other, and where a tile begins and ends for the rows.
+pub(in crate::kernels) fn outer_pairs_pay(rows: usize, left: usize, right: usize) -> bool {
+    const ROWS: usize = DEPTH / 2;
+    const LEFT: usize = 256;
+    const RIGHT: usize = 512;
+    rows >= ROWS && left >= LEFT && right >= RIGHT && adds_beside_multiplying()
+}
+
+/// As [`outer`](super::outer), its sums rounded otherwise.
+///
+/// # Panics
+///
+/// As [`outer`](super::outer).
+#[inline(always)]
+pub(in crate::kernels) fn outer_by_pairs<S: Simd>(
+    simd: S,
+    left: Rows<'_>,
+    right: Rows<'_>,
+    onto: Onto<'_>,
+    to: &mut [f32],
+) {
+    assert_eq!(left.count(), right.count(), "a row of the right factor for each of the left");
+    assert!(left.count() > 0, "a sum of no outer products");
+    let deepest = DEPTH.min(left.count());
+    let mut blocks = spare::take(left.width().next_multiple_of(BLOCK) * deepest);
+    let mut panel = spare::take(deepest);
+    for depths in Piece::all(left.count(), DEPTH) {
+        let blocks = lay_blocks(left, depths, &mut blocks);
+        let of_blocks: Vec<_> =
+            blocks.chunks_exact_mut(depths.length).map(ColumnFactors::scale).collect();
+        let blocks = blocks.chunks_exact(depths.length).zip(&of_blocks);
+        let rows: [&[f32]; DEPTH] = std::array::from_fn(|index| {
+            if index < depths.length { right.row(depths.start + index) } else { &[] }
+        });
+        let onto = if depths.start == 0 { onto } else { Onto::Present };
+        let rows_of_block = BLOCK * right.width();
+        for columns in Piece::all(right.width(), WIDTH) {
+            let panel = &mut panel[..depths.length];
+            for (GateRow(to), row) in panel.iter_mut().zip(rows) {
+                if columns.length < WIDTH {
+                    to.fill(0.0);
+                }
+                copy_first(to, &row[columns.start..]);
+            }
+            let factors = &ColumnFactors::scale(panel);
+            let onto = onto.from(columns.start);
+            let strip = Strip { panel, factors, columns, pitch: right.width(), onto };
+            for ((block, of_block), to) in blocks.clone().zip(to.chunks_mut(rows_of_block)) {
+                for (half, to) in to.chunks_mut(HIGH * right.width()).enumerate() {
+                    for part in (0..UNITS).step_by(S::F32_LANES) {
+                        let to = &mut *to;
+                        simd.vectorize(PairTile { block, of_block, half, strip, part, to });
+                    }
+                }
+            }
+        }
+    }
+    spare::give(panel);
+    spare::give(blocks);
+}
+
+/// Some columns of the right factor, and of the result.
+#[derive(Clone, Copy)]
+struct Strip<'a> {
+    panel: &'a [GateRow],
+    factors: &'a ColumnFactors<WIDTH>,
+    columns: Piece,
+    /// How many the result has in all.
+    pitch: usize,
+    onto: Onto<'a>,
+}
+
+/// Half of the columns of a block, times a vector of each quarter of a panel: as many rows of the result.
+///
+/// A function of its own for the compiler: in a large one it keeps the sums in memory.
+struct PairTile<'a> {
+    block: &'a [[f32; BLOCK]],
+    of_block: &'a ColumnFactors<BLOCK>,
+    half: usize,
+    strip: Strip<'a>,
+    part: usize,
+    /// The rows, or what there is of them.
+    to: &'a mut [f32],
+}
+
+impl WithSimd for PairTile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { block, of_block, half, strip, part, to } = self;
+        let Strip { panel, factors, columns, pitch, onto } = strip;
+        // The place of the sums is far: it is called for before they are formed.
+        for row in to.chunks(pitch) {
+            prefetch(&row[columns.start..][..columns.length]);
+        }
+        let mut sums = [quarters(simd, &factors.minus, part); HIGH];
+        for (sums, minus) in sums.iter_mut().zip(half_of(&of_block.minus, half)) {
+            let minus = simd.splat_f32s(minus);
+            for sum in sums {
+                *sum = simd.add_f32s(*sum, minus);
+            }
+        }
+        let [first, second, single] = thirds(block);
+        let blocks = first.iter().zip(second).zip(single);
+        let [one, two, three] = thirds(panel);
+        let panels = one.iter().zip(two).zip(three);
+        for (((first, second), single), ((one, two), three)) in blocks.zip(panels) {
+            for depth in 0..HALF {
+                let left = [half_of(&first[depth], half), half_of(&second[depth], half)];
+                let right =
+                    [quarters(simd, &one[depth].0, part), quarters(simd, &two[depth].0, part)];
+                add_pair::<S, HIGH, false>(simd, &mut sums, left, right);
+                add_depth(simd, &mut sums, &half_of(&single[depth], half), &three[depth], part);
+            }
+            for depth in HALF..pairs::BLOCK {
+                let left = [half_of(&first[depth], half), half_of(&second[depth], half)];
+                let right =
+                    [quarters(simd, &one[depth].0, part), quarters(simd, &two[depth].0, part)];
+                add_pair::<S, HIGH, true>(simd, &mut sums, left, right);
+                add_depth(simd, &mut sums, &half_of(&single[depth], half), &three[depth], part);
+            }
+        }
+        let done = 3 * first.as_flattened().len();
+        for (left, right) in block[done..].iter().zip(&panel[done..]) {
+            add_depth(simd, &mut sums, &half_of(left, half), right, part);
+        }
+        let scales = quarters(simd, &factors.scales, part);
+        for (sums, scale) in sums.iter_mut().zip(half_of(&of_block.scales, half)) {
+            let scale = simd.splat_f32s(scale);
+            for (sum, of_column) in sums.iter_mut().zip(scales) {
+                *sum = simd.mul_f32s(simd.mul_f32s(*sum, of_column), scale);
+            }
+        }
+        // Where all are whole and side by side, in a loop of its own: the sums stay in registers.
+        if (columns.length, S::F32_LANES) == (WIDTH, UNITS) {
+            for (sums, to) in sums.into_iter().zip(to.chunks_mut(pitch)) {
+                put_down(simd, sums, onto, &mut to[columns.start..][..WIDTH]);
+            }
+            return;
+        }
+        for (sums, to) in sums.into_iter().zip(to.chunks_mut(pitch)) {
+            let to = &mut to[columns.start..][..columns.length];
+            for (sum, first) in sums.into_iter().zip((part..).step_by(UNITS)) {
+                let width = S::F32_LANES.min(to.len().saturating_sub(first));
+                if width > 0 {
+                    put_down(simd, [sum], onto.from(first), &mut to[first..][..width]);
+                }
+            }
+        }
+    }
+}
+
+/// A number of half of the columns of a block.
+#[inline(always)]
+fn half_of(row: &[f32; BLOCK], half: usize) -> [f32; HIGH] {
+    row.as_chunks::<HIGH>().0[half]
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::super::tests::Outer;
+    use super::*;
+    use crate::kernels::on_every_machine;
+
+    /// Rows of numbers from −1 to 1.
+    fn drawn(seed: u64, count: usize) -> Vec<f32> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
+    }
+
+    fn products(
+        left: &[f32],
+        m: usize,
+        right: &[f32],
+        n: usize,
+    ) -> [Vec<(&'static str, Vec<f32>)>; 2] {
+        let nothing = vec![f32::NAN; m * n];
+        [true, false].map(|by_pairs| {
+            on_every_machine(|| Outer {
+                left: Rows::new(left, m),
+                right: Rows::new(right, n),
+                onto: Onto::Nothing,
+                to: &nothing,
+                by_pairs,
+            })
+        })
+    }
+
+    type Change = fn(usize, f32) -> f32;
+
+    #[test]
+    fn outer_products_by_pairs_are_nearly_as_exact_as_others() {
+        let (rows, m, n) = (300, 21, 130);
+        // What becomes of a number of a row.
+        let kinds: [(&str, Change); 4] = [
+            ("alike", |_, x| x),
+            ("of one sign", |_, x| 0.9 + 0.1 * x),
+            ("a few large", |_, x| x.powi(9)),
+            ("smaller from row to row", |row, x| x * 0.97_f32.powi(row as i32)),
+        ];
+        // Columns are of all sizes that gradients have.
+        let size = |column: usize| 10_f32.powi(column as i32 % 17 - 14);
+        for ((of_left, left), (of_right, right)) in
+            kinds.into_iter().flat_map(|left| kinds.map(|right| (left, right)))
+        {
+            let factor = |seed, width: usize, change: Change| -> Vec<f32> {
+                let numbers = drawn(seed, rows * width).into_iter().enumerate();
+                numbers.map(|(at, x)| change(at / width, x) * size(at % width)).collect()
+            };
+            let (left, right) = (factor(1, m, left), factor(2, n, right));
+            let mut expected = vec![0.0; m * n];
+            for (left, right) in left.chunks_exact(m).zip(right.chunks_exact(n)) {
+                for (index, sum) in expected.iter_mut().enumerate() {
+                    *sum += f64::from(left[index / n]) * f64::from(right[index % n]);
+                }
+            }
+            let error = |got: &[f32]| {
+                let errors = got.iter().zip(&expected).enumerate();
+                let squares = errors.map(|(index, (&got, expected))| {
+                    let size = f64::from(size(index / n)) * f64::from(size(index % n));
+                    ((f64::from(got) - expected) / size).powi(2)
+                });
+                squares.sum::<f64>().sqrt()
+            };
+            let [by_pairs, others] = products(&left, m, &right, n);
+            for ((machine, by_pairs), (_, others)) in by_pairs.iter().zip(&others) {
+                let ratio = error(by_pairs) / error(others);
+                assert!(ratio < 1.5, "{machine}, {of_left} and {of_right}: {ratio}");
+            }
+        }
+    }
+
+    #[test]
+    fn columns_of_zeros_give_zeros_and_what_is_no_number_stays_in_its_row_and_column() {
+        let (rows, m, n) = (150, 13, 70);
+        let (mut left, mut right) = (drawn(1, rows * m), drawn(2, rows * n));
+        left.iter_mut().skip(4).step_by(m).for_each(|x| *x = 0.0);
+        right.iter_mut().skip(65).step_by(n).for_each(|x| *x = 0.0);
+        let check = |left: &[f32], right: &[f32], is_number: &dyn Fn(usize, usize) -> bool| {
+            for (machine, got) in &products(left, m, right, n)[0] {
+                for (index, got) in got.iter().enumerate() {
+                    let (row, column) = (index / n, index % n);
+                    let name = format!("{machine}, {row}, {column}: {got}");
+                    assert_eq!(!got.is_nan(), is_number(row, column), "{name}");
+                    assert!(got.is_nan() || (*got == 0.0) == (row == 4 || column == 65), "{name}");
+                }
+            }
+        };
+        check(&left, &right, &|_, _| true);
+        // Among the first and the second of a pair, those without one, and those left over.
+        for depth in [3, 50, 90, 127, 149] {
+            let mut broken = left.clone();
+            broken[depth * m + 7] = f32::NAN;
+            check(&broken, &right, &|row, _| row != 7);
+            let mut broken = right.clone();
+            broken[depth * n + 9] = f32::NAN;
+            check(&left, &broken, &|_, column| column != 9);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Products by pairs, for machines that add beside multiplying.
+//!
+//! x₁y₁ + x₂y₂ = (x₁ + y₂)(x₂ + y₁) − x₁x₂ − y₁y₂ (Winograd 1968,
+//! <https://doi.org/10.1109/TC.1968.227420>): two products by one multiplication and two additions. The x₁x₂ of a
+//! row serve all columns, and the y₁y₂ of a column all rows: their factors, formed once. Where adders stand beside
+//! the multipliers, both are busy when two products in three are formed so and the third as always: three in
+//! the time of two.
+//!
+//! The sums are nearly as exact as others where x and y are of a size, so numbers are multiplied with powers of
+//! two and their sums with the inverse; and where factors are small, so every other four pairs are formed
+//! as (x₁ − y₂)(y₁ − x₂): their factors have the opposite sign, and those of numbers of one sign do not add up.
+
+use std::borrow::BorrowMut;
+
+use pulp::Simd;
+
+/// Depths that lie together. Loops over that many, which the compiler knows, keep the sums in registers.
+pub(super) const BLOCK: usize = 8;
+/// Those of them whose factors have the one sign, and then those that have the other.
+pub(super) const HALF: usize = BLOCK / 2;
+/// What the root of a mean square is made, as a power of two: that of hidden states is taken to be that.
+const SIZE: i32 = -1;
+
+/// Whether this machine has adders beside its multipliers and registers for a large tile: AMD's with AVX-512
+/// have, from Zen 4 on.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn adds_beside_multiplying() -> bool {
+    let name = std::arch::x86_64::__cpuid(0);
+    let name = [name.ebx, name.edx, name.ecx].map(u32::to_le_bytes);
+    name.as_flattened() == b"AuthenticAMD" && pulp::x86::V4::is_available()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn adds_beside_multiplying() -> bool {
+    false
+}
+
+/// What sums of products by pairs begin and end with, for each of some columns.
+#[derive(Clone, Debug)]
+pub(super) struct ColumnFactors<const N: usize> {
+    /// Minus the factors.
+    pub(super) minus: [f32; N],
+    /// What the sums are multiplied with.
+    pub(super) scales: [f32; N],
+}
+
+impl<const N: usize> ColumnFactors<N> {
+    /// Makes the numbers of each column as large as hidden states are.
+    #[inline(always)]
+    pub(super) fn scale(rows: &mut [impl BorrowMut<[f32; N]>]) -> Self {
+        let mut squares = [0.0; N];
+        for row in &*rows {
+            for (sum, &number) in squares.iter_mut().zip(row.borrow()) {
+                *sum += f64::from(number) * f64::from(number);
+            }
+        }
+        let (mut ups, mut scales) = ([0.0; N], [0.0; N]);
+        for ((up, down), squares) in ups.iter_mut().zip(&mut scales).zip(squares) {
+            (*up, *down) = powers(squares / rows.len() as f64);
+        }
+        for row in &mut *rows {
+            for (number, up) in row.borrow_mut().iter_mut().zip(ups) {
+                *number *= up;
+            }
+        }
+        let mut minus = [0.0; N];
+        let [first, second, _] = thirds(rows).map(<[_]>::as_flattened);
+        for (depth, (first, second)) in first.iter().zip(second).enumerate() {
+            let sign = if depth % BLOCK < HALF { -1.0 } else { 1.0 };
+            let columns = first.borrow().iter().zip(second.borrow());
+            for (sum, (first, second)) in minus.iter_mut().zip(columns) {
+                *sum += sign * first * second;
+            }
+        }
+        Self { minus, scales }
+    }
+}
+
+/// The power of two that makes numbers of this mean square as large as hidden states are, and the inverse, or
+/// 0 where all numbers are 0: so are their sums then.
+#[inline(always)]
+fn powers(mean: f64) -> (f32, f32) {
+    // The root's exponent to the nearest is half of the mean's.
+    let root = ((mean.to_bits() >> 52) as i32 - 1022) >> 1;
+    // As far as both powers and their products with the numbers are normal numbers.
+    let exponent = (SIZE - root).clamp(-100, 100);
+    let power = |exponent: i32| f32::from_bits(((127 + exponent) as u32) << 23);
+    (power(exponent), if mean == 0.0 { 0.0 } else { power(-exponent) })
+}
+
+/// Depths in three pieces of as many whole blocks, and without what is left over: those of the first are paired
+/// with those of the second.
+#[inline(always)]
+pub(super) fn thirds<T>(numbers: &[T]) -> [&[[T; BLOCK]]; 3] {
+    let blocks = numbers.as_chunks().0;
+    let third = blocks.len() / 3;
+    let ((first, second), single) = (blocks.split_at(third), &blocks[2 * third..3 * third]);
+    [first, &second[..third], single]
+}
+
+/// Adds what a pair of depths contributes, and its factors: minus those where they are the `OPPOSITE` ones.
+#[inline(always)]
+pub(super) fn add_pair<S: Simd, const ROWS: usize, const OPPOSITE: bool>(
+    simd: S,
+    sums: &mut [[S::f32s; 4]; ROWS],
+    [firsts, seconds]: [[f32; ROWS]; 2],
+    [one, two]: [[S::f32s; 4]; 2],
+) {
+    for ((sums, first), second) in sums.iter_mut().zip(firsts).zip(seconds) {
+        let (first, second) = (simd.splat_f32s(first), simd.splat_f32s(second));
+        for ((sum, one), two) in sums.iter_mut().zip(one).zip(two) {
+            let (left, right) = match OPPOSITE {
+                false => (simd.add_f32s(first, two), simd.add_f32s(second, one)),
+                true => (simd.sub_f32s(first, two), simd.sub_f32s(one, second)),
+            };
+            *sum = simd.mul_add_e_f32s(left, right, *sum);
+        }
+    }
+}
