@@ -20,6 +20,12 @@ pub fn flex() -> Device {
     Device::flex()
 }
 
+/// What the CPU backends compute with on this machine, in words: how long vectors are, and how products are formed.
+/// Where that is the same, and the thread count, so are all bits.
+pub fn arithmetic() -> String {
+    crate::kernels::arithmetic()
+}
+
 /// What a device of CubeCL's, a GPU or what stands in for one, says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hardware {

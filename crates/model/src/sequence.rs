@@ -14,7 +14,10 @@ use crate::{Implementation, ops};
 
 /// What a layer reads.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "one is made per call, to be taken apart")]
+#[cfg_attr(
+    any(feature = "flex", feature = "wgpu", feature = "cuda"),
+    expect(clippy::large_enum_variant, reason = "one is made per call, to be taken apart")
+)]
 pub enum SequenceInput {
     /// Vectors, `[T, B, D]`.
     Dense(Tensor<3>),

@@ -89,6 +89,9 @@ pub struct Training {
 pub struct Machine {
     /// The device, as `--device` has it.
     pub device: String,
+    /// A GPU's name, or what a CPU computes with; empty where that was not written down yet.
+    #[serde(default)]
+    pub processor: String,
     /// CPU threads.
     pub threads: usize,
 }

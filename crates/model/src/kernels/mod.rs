@@ -36,6 +36,23 @@ mod step;
 pub(crate) mod tokens;
 mod transpose;
 
+/// What the kernels compute with on this machine, in words: on another kind sums are rounded otherwise.
+pub(crate) fn arithmetic() -> String {
+    struct Lanes;
+
+    impl pulp::WithSimd for Lanes {
+        type Output = usize;
+
+        fn with_simd<S: pulp::Simd>(self, _simd: S) -> usize {
+            S::F32_LANES
+        }
+    }
+
+    let lanes = pulp::Arch::new().dispatch(Lanes);
+    let pairs = if pairs::adds_beside_multiplying() { ", products by pairs" } else { "" };
+    format!("{} with vectors of {lanes}{pairs}", std::env::consts::ARCH)
+}
+
 /// What an operation gives with plain instructions and with each set of vectors that this machine
 /// has, by name.
 #[cfg(test)]

@@ -19,8 +19,8 @@ pub(super) use pairs::{outer_by_pairs, outer_pairs_pay};
 
 /// Rows that are laid ready at a time.
 const DEPTH: usize = 128;
-/// Numbers of the left factor that lie side by side.
-const BLOCK: usize = 8;
+/// Columns of the left factor whose numbers lie side by side, a block.
+const COLUMNS: usize = 8;
 /// Rows that are laid side by side: few enough that a small cache keeps a line of each, even
 /// where they lie a power of two apart.
 const STREAMS: usize = 8;
@@ -42,14 +42,11 @@ pub(super) fn outer<S: Simd>(
     assert_eq!(left.count(), right.count(), "a row of the right factor for each of the left");
     assert!(left.count() > 0, "a sum of no outer products");
     let deepest = DEPTH.min(left.count());
-    let mut blocks = spare::take(left.width().next_multiple_of(BLOCK) * deepest);
+    let mut blocks = spare::take(left.width().next_multiple_of(COLUMNS) * deepest);
     let mut panel = [PanelRow([0.0; WIDTH]); DEPTH];
     for depths in Piece::all(left.count(), DEPTH) {
         let blocks = lay_blocks(left, depths, &mut blocks);
-        let rows: [&[f32]; DEPTH] = std::array::from_fn(|index| {
-            if index < depths.length { right.row(depths.start + index) } else { &[] }
-        });
-        let rows = &rows[..depths.length];
+        let rows = &rows_at::<DEPTH>(right, depths)[..depths.length];
         let onto = if depths.start == 0 { onto } else { Onto::Present };
         for first in (0..right.width()).step_by(WIDTH) {
             let width = WIDTH.min(right.width() - first);
@@ -65,8 +62,8 @@ pub(super) fn outer<S: Simd>(
                     part,
                 };
                 for (index, block) in blocks.chunks_exact(depths.length).enumerate() {
-                    let rows = BLOCK.min(left.width() - index * BLOCK);
-                    let to = &mut to[index * BLOCK * right.width()..];
+                    let rows = COLUMNS.min(left.width() - index * COLUMNS);
+                    let to = &mut to[index * COLUMNS * right.width()..];
                     block_of_rows(simd, block, rows, panel, place, onto, to);
                 }
             }
@@ -75,25 +72,32 @@ pub(super) fn outer<S: Simd>(
     spare::give(blocks);
 }
 
-/// Lays columns of some rows side by side: [`BLOCK`] columns of every row, then the next ones. The
+/// Lays columns of some rows side by side: [`COLUMNS`] columns of every row, then the next ones. The
 /// last block is filled up with zeros.
-fn lay_blocks<'a>(rows: Rows<'_>, depths: Piece, to: &'a mut [f32]) -> &'a mut [[f32; BLOCK]] {
-    let count = rows.width().div_ceil(BLOCK);
-    let blocks = &mut to.as_chunks_mut::<BLOCK>().0[..count * depths.length];
-    if !rows.width().is_multiple_of(BLOCK) {
-        blocks[(count - 1) * depths.length..].fill([0.0; BLOCK]);
+fn lay_blocks<'a>(rows: Rows<'_>, depths: Piece, to: &'a mut [f32]) -> &'a mut [[f32; COLUMNS]] {
+    let count = rows.width().div_ceil(COLUMNS);
+    let blocks = &mut to.as_chunks_mut::<COLUMNS>().0[..count * depths.length];
+    if !rows.width().is_multiple_of(COLUMNS) {
+        blocks[(count - 1) * depths.length..].fill([0.0; COLUMNS]);
     }
     for Piece { start, length } in Piece::all(depths.length, STREAMS) {
-        let rows: [&[f32]; STREAMS] = std::array::from_fn(|index| {
-            if index < length { rows.row(depths.start + start + index) } else { &[] }
-        });
+        let rows = rows_at::<STREAMS>(rows, Piece { start: depths.start + start, length });
         for (index, block) in blocks.chunks_exact_mut(depths.length).enumerate() {
             for (to, row) in block[start..].iter_mut().zip(&rows[..length]) {
-                copy_first(to, &row[index * BLOCK..]);
+                copy_first(to, &row[index * COLUMNS..]);
             }
         }
     }
     blocks
+}
+
+/// Some rows, `N` at most; those behind them are empty.
+#[inline(always)]
+fn rows_at<const N: usize>(rows: Rows<'_>, piece: Piece) -> [&[f32]; N] {
+    std::array::from_fn(|index| match index < piece.length {
+        true => rows.row(piece.start + index),
+        false => &[],
+    })
 }
 
 /// Which columns of the result a tile has: from `first` on, `width` of them, at `part` of the panel.
@@ -109,7 +113,7 @@ struct Place {
 #[inline(always)]
 fn block_of_rows<S: Simd>(
     simd: S,
-    block: &[[f32; BLOCK]],
+    block: &[[f32; COLUMNS]],
     rows: usize,
     panel: &[PanelRow],
     place: Place,
@@ -127,7 +131,7 @@ fn block_of_rows<S: Simd>(
 #[inline(always)]
 fn tiles<S: Simd, const HIGH: usize>(
     simd: S,
-    block: &[[f32; BLOCK]],
+    block: &[[f32; COLUMNS]],
     rows: usize,
     panel: &[PanelRow],
     place: Place,
@@ -149,7 +153,7 @@ fn tiles<S: Simd, const HIGH: usize>(
 ///
 /// A function of its own for the compiler: in a large one it keeps the sums in memory.
 struct OuterTile<'a, const HIGH: usize, const WIDE: usize> {
-    block: &'a [[f32; BLOCK]],
+    block: &'a [[f32; COLUMNS]],
     first: usize,
     rows: usize,
     panel: &'a [PanelRow],
@@ -219,13 +223,16 @@ mod tests {
     #[test]
     fn outer_products_of_some_lanes_and_columns_are_the_naive_ones() {
         let number = |k: usize| (k as f32 * 0.37 + 0.1).sin();
-        let (batch, lanes) = (5, Piece { start: 1, length: 3 });
-        // Rows around one block of pairs, one time and several times what is laid ready.
-        let shapes = [1, 3, 8, 43, 86].into_iter().flat_map(|steps| {
+        let batch = 5;
+        // Steps of some lanes: 3 and 9 rows, around a block of pairs 23, 24 and 25, around what is laid ready 128, 129
+        // and 258.
+        let rows = [[1, 3], [3, 3], [23, 1], [8, 3], [25, 1], [128, 1], [43, 3], [86, 3]];
+        let shapes = rows.into_iter().flat_map(|rows| {
             let sides = [1, 2, 5, 8, 21].into_iter();
-            sides.flat_map(move |m| [1, 15, 32, 64, 76, 130].map(|n| (steps, m, n)))
+            sides.flat_map(move |m| [1, 15, 32, 64, 76, 130].map(|n| (rows, m, n)))
         });
-        for (steps, m, n) in shapes {
+        for ([steps, length], m, n) in shapes {
+            let lanes = Piece { start: 1, length };
             // Columns to either side that do not belong to the factors.
             let (wide_m, wide_n) = (m + 3, n + 2);
             let left: Vec<f32> = (0..steps * batch * wide_m).map(number).collect();
@@ -235,7 +242,8 @@ mod tests {
                 Rows::of_lanes(numbers, wide, batch, lanes).columns(Piece { start: 1, length })
             };
             let mut expected = vec![0.0; m * n];
-            for row in (0..steps).flat_map(|step| (1..4).map(move |lane| step * batch + lane)) {
+            for row in (0..steps).flat_map(|step| (1..=length).map(move |lane| step * batch + lane))
+            {
                 for (index, sum) in expected.iter_mut().enumerate() {
                     let left = left[row * wide_m + 1 + index / n];
                     *sum += f64::from(left) * f64::from(right[row * wide_n + 1 + index % n]);
@@ -248,7 +256,7 @@ mod tests {
                 (Onto::Nothing, &unread, vec![0.0; m * n]),
             ];
             let (left, right) = (rows(&left, wide_m, m), rows(&right, wide_n, n));
-            let bound = 1e-5 * (steps as f64 / 3.0).sqrt().max(1.0);
+            let bound = 1e-5 * ((steps * length) as f64 / 9.0).sqrt().max(1.0);
             for ((onto, to, start), by_pairs) in
                 cases.iter().flat_map(|case| [(case, false), (case, true)])
             {
@@ -256,7 +264,8 @@ mod tests {
                 for (machine, got) in on_every_machine(products) {
                     for ((&got, start), expected) in got.iter().zip(start).zip(&expected) {
                         let (expected, by) = (expected + f64::from(*start), by_pairs);
-                        let name = format!("{machine}, {steps} steps, {m} × {n}, by pairs: {by}");
+                        let name =
+                            format!("{machine}, {steps} × {length}, {m} × {n}, by pairs: {by}");
                         let error = (f64::from(got) - expected).abs();
                         assert!(error < bound, "{name}: {got}, not {expected}");
                     }

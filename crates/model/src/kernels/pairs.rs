@@ -6,11 +6,12 @@
 //! the multipliers, both are busy when two products in three are formed so and the third as always: three in
 //! the time of two.
 //!
-//! The sums are nearly as exact as others where x and y are of a size, so numbers are multiplied with powers of
+//! The sums are nearly as exact as others where x and y are of a size, so columns are multiplied with powers of
 //! two and their sums with the inverse; and where factors are small, so every other four pairs are formed
 //! as (x₁ − y₂)(y₁ − x₂): their factors have the opposite sign, and those of numbers of one sign do not add up.
 
 use std::borrow::BorrowMut;
+use std::sync::LazyLock;
 
 use pulp::Simd;
 
@@ -18,25 +19,30 @@ use pulp::Simd;
 pub(super) const BLOCK: usize = 8;
 /// Those of them whose factors have the one sign, and then those that have the other.
 pub(super) const HALF: usize = BLOCK / 2;
-/// What the root of a mean square is made, as a power of two: that of hidden states is taken to be that.
+/// The exponent of the power of two that columns are brought to, by the root of their mean square: hidden states,
+/// which are not scaled, are taken to be of that size.
 const SIZE: i32 = -1;
 
 /// Whether this machine has adders beside its multipliers and registers for a large tile: AMD's with AVX-512
 /// have, from Zen 4 on.
-#[cfg(target_arch = "x86_64")]
 pub(super) fn adds_beside_multiplying() -> bool {
-    let name = std::arch::x86_64::__cpuid(0);
-    let name = [name.ebx, name.edx, name.ecx].map(u32::to_le_bytes);
-    name.as_flattened() == b"AuthenticAMD" && pulp::x86::V4::is_available()
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-pub(super) fn adds_beside_multiplying() -> bool {
-    false
+    // To ask the processor takes a microsecond or more where it is a virtual one.
+    static ANSWER: LazyLock<bool> = LazyLock::new(|| {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let name = std::arch::x86_64::__cpuid(0);
+            let name = [name.ebx, name.edx, name.ecx].map(u32::to_le_bytes);
+            name.as_flattened() == b"AuthenticAMD" && pulp::x86::V4::is_available()
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    });
+    *ANSWER
 }
 
 /// What sums of products by pairs begin and end with, for each of some columns.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 pub(super) struct ColumnFactors<const N: usize> {
     /// Minus the factors.
     pub(super) minus: [f32; N],
@@ -45,9 +51,9 @@ pub(super) struct ColumnFactors<const N: usize> {
 }
 
 impl<const N: usize> ColumnFactors<N> {
-    /// Makes the numbers of each column as large as hidden states are.
+    /// Scales columns in place, so that all are of a size; returns their factors.
     #[inline(always)]
-    pub(super) fn scale(rows: &mut [impl BorrowMut<[f32; N]>]) -> Self {
+    pub(super) fn scaling(rows: &mut [impl BorrowMut<[f32; N]>]) -> Self {
         let mut squares = [0.0; N];
         for row in &*rows {
             for (sum, &number) in squares.iter_mut().zip(row.borrow()) {
@@ -76,14 +82,14 @@ impl<const N: usize> ColumnFactors<N> {
     }
 }
 
-/// The power of two that makes numbers of this mean square as large as hidden states are, and the inverse, or
-/// 0 where all numbers are 0: so are their sums then.
+/// The power of two that brings numbers of this mean square to their size, and its inverse, or 0 where all numbers
+/// are 0: so are their sums then.
 #[inline(always)]
 fn powers(mean: f64) -> (f32, f32) {
-    // The root's exponent to the nearest is half of the mean's.
+    // The root's exponent, to the nearest, is half of the mean's, which 1023 is added to there.
     let root = ((mean.to_bits() >> 52) as i32 - 1022) >> 1;
-    // As far as both powers and their products with the numbers are normal numbers.
-    let exponent = (SIZE - root).clamp(-100, 100);
+    // As far as both powers are normal numbers.
+    let exponent = (SIZE - root).clamp(-126, 126);
     let power = |exponent: i32| f32::from_bits(((127 + exponent) as u32) << 23);
     (power(exponent), if mean == 0.0 { 0.0 } else { power(-exponent) })
 }
@@ -115,5 +121,17 @@ pub(super) fn add_pair<S: Simd, const ROWS: usize, const OPPOSITE: bool>(
             };
             *sum = simd.mul_add_e_f32s(left, right, *sum);
         }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    /// Numbers from −1 to 1.
+    pub(in crate::kernels) fn drawn(seed: u64, count: usize) -> Vec<f32> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
     }
 }

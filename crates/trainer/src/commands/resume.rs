@@ -287,13 +287,55 @@ pub(super) fn exactness(was: Option<&Machine>, now: &Machine) -> String {
     let tuned = cfg!(any(feature = "fusion", feature = "autotune"));
     match was {
         None => "from the beginning, for it has no checkpoint".to_owned(),
-        Some(was) if was != now => format!(
+        Some(was) if (&was.device, was.threads) != (&now.device, now.threads) => format!(
             "the same run to rounding, for it was on {} with {} threads and is on {} with {}",
             was.device, was.threads, now.device, now.threads
         ),
+        Some(was) if was.processor != now.processor => {
+            let before = Some(was.processor.as_str()).filter(|processor| !processor.is_empty());
+            format!(
+                "the same run to rounding, for its processor was {} and is {}",
+                before.unwrap_or("not written down"),
+                now.processor
+            )
+        }
         Some(_) if tuned => {
             "the same run to rounding, for this build has fusion or autotune".to_owned()
         }
         Some(_) => "the same bits as without a break".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_bits_are_promised_where_nothing_computes_otherwise() {
+        let machine = |device: &str, processor: &str, threads| Machine {
+            device: device.to_owned(),
+            processor: processor.to_owned(),
+            threads,
+        };
+        let now = machine("ndarray", "x86_64 with vectors of 16", 2);
+        for (was, words) in [
+            (
+                machine("wgpu", "a card", 2),
+                "it was on wgpu with 2 threads and is on ndarray with 2",
+            ),
+            (machine("ndarray", "x86_64 with vectors of 16", 4), "on ndarray with 4 threads"),
+            (
+                machine("ndarray", "aarch64 with vectors of 4", 2),
+                "was aarch64 with vectors of 4 and",
+            ),
+            (machine("ndarray", "", 2), "its processor was not written down and is x86_64"),
+        ] {
+            let told = exactness(Some(&was), &now);
+            assert!(told.starts_with("the same run to rounding, for "), "{told}");
+            assert!(told.contains(words), "{told}");
+        }
+        if !cfg!(any(feature = "fusion", feature = "autotune")) {
+            assert_eq!(exactness(Some(&now), &now), "the same bits as without a break");
+        }
     }
 }

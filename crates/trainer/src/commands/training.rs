@@ -12,7 +12,7 @@ use burn_train::renderer::MetricsRenderer;
 use burn_train::renderer::tui::TuiMetricsRendererWrapper;
 use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use poquelin_data::{ChunkLoader, Corpus, Splits, Vocabulary};
-use poquelin_model::devices::has_half;
+use poquelin_model::devices::{arithmetic, hardware, has_half};
 use poquelin_model::{CharLstm, Seed};
 use serde::{Deserialize, Serialize};
 
@@ -206,7 +206,12 @@ pub(super) fn with_flags(
 
 /// What a device computes with now.
 pub(super) fn machine(choice: DeviceChoice) -> Machine {
-    Machine { device: choice.to_string(), threads: rayon::current_num_threads() }
+    let gpu = choice.open().ok().and_then(|device| hardware(&device));
+    Machine {
+        device: choice.to_string(),
+        processor: gpu.map_or_else(arithmetic, |gpu| gpu.name),
+        threads: rayon::current_num_threads(),
+    }
 }
 
 /// burn-train's dashboard draws on standard output and reads keys.

@@ -209,7 +209,7 @@ struct Session {
 
 impl Session {
     fn run(&mut self) -> Result<Ending, Error> {
-        let Machine { device, threads } = &self.job.machine;
+        let Machine { device, threads, .. } = &self.job.machine;
         self.event(json!({ "event": "began", "device": device, "threads": threads }));
         // A run has a checkpoint from its first moment.
         if self.progress == Progress::default() {

@@ -124,13 +124,12 @@ fn across<const ROWS: usize>(rows: [&[f32; BLOCK]; ROWS], depth: usize) -> [f32;
 #[cfg(test)]
 mod tests {
     use pulp::WithSimd;
-    use rand::{RngExt, SeedableRng};
-    use rand_chacha::ChaCha8Rng;
 
     use super::super::testing::{SHAPES, all, numbers};
     use super::super::{GatePanels, StepForward};
     use super::*;
     use crate::kernels::on_every_machine;
+    use crate::kernels::pairs::testing::drawn;
 
     /// The recurrent products of some lanes, by pairs or not.
     struct Products<'a> {
@@ -199,12 +198,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    /// Numbers from −1 to 1.
-    fn drawn(seed: u64, count: usize) -> Vec<f32> {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
     }
 
     type Change = fn(f32) -> f32;

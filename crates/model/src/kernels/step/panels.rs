@@ -16,7 +16,8 @@ pub(in crate::kernels) const UNITS: usize = 16;
 /// Columns of a panel: the four gates', one behind the other.
 pub(in crate::kernels) const WIDTH: usize = 4 * UNITS;
 
-/// A row of a panel. On lines of the cache of its own: a vector that lies on two costs twice.
+/// A row of a panel: of units of all gates, or just of so many columns. On lines of the cache of its own: a vector
+/// that lies on two costs twice.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub(in crate::kernels) struct GateRow(pub(in crate::kernels) [f32; WIDTH]);
@@ -84,7 +85,7 @@ impl GatePanels {
         let work = WORK * self.panels.len() * WIDTH;
         let panels = self.panels.chunks_exact_mut(self.depth.max(1)).collect();
         self.factors =
-            Some(for_each(panels, work, |panel: &mut [GateRow]| PanelFactors::scale(panel)));
+            Some(for_each(panels, work, |panel: &mut [GateRow]| PanelFactors::scaling(panel)));
         self
     }
 
@@ -184,7 +185,7 @@ pub(in crate::kernels) fn add_depth<S: Simd, const ROWS: usize>(
     }
 }
 
-/// A vector of each quarter of a row: of units of every gate.
+/// A vector of each quarter of a row: of units of every gate, where these are its columns.
 #[inline(always)]
 pub(in crate::kernels) fn quarters<S: Simd>(
     simd: S,
