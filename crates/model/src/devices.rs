@@ -20,8 +20,8 @@ pub fn flex() -> Device {
     Device::flex()
 }
 
-/// What the CPU backends compute with on this machine, in words: how long vectors are, and how products are formed.
-/// Where that is the same, and the thread count, so are all bits.
+/// What our kernels compute with on this machine's CPU, in words: how long vectors are, and how products are formed.
+/// Where that differs, sums are rounded otherwise.
 pub fn arithmetic() -> String {
     crate::kernels::arithmetic()
 }

@@ -39,12 +39,11 @@ pub(super) fn outer<S: Simd>(
     onto: Onto<'_>,
     to: &mut [f32],
 ) {
-    assert_eq!(left.count(), right.count(), "a row of the right factor for each of the left");
-    assert!(left.count() > 0, "a sum of no outer products");
-    let deepest = DEPTH.min(left.count());
+    let count = count_of(left, right);
+    let deepest = DEPTH.min(count);
     let mut blocks = spare::take(left.width().next_multiple_of(COLUMNS) * deepest);
     let mut panel = [PanelRow([0.0; WIDTH]); DEPTH];
-    for depths in Piece::all(left.count(), DEPTH) {
+    for depths in Piece::all(count, DEPTH) {
         let blocks = lay_blocks(left, depths, &mut blocks);
         let rows = &rows_at::<DEPTH>(right, depths)[..depths.length];
         let onto = if depths.start == 0 { onto } else { Onto::Present };
@@ -70,6 +69,17 @@ pub(super) fn outer<S: Simd>(
         }
     }
     spare::give(blocks);
+}
+
+/// How many outer products there are to be added up.
+///
+/// # Panics
+///
+/// As [`outer`].
+fn count_of(left: Rows<'_>, right: Rows<'_>) -> usize {
+    assert_eq!(left.count(), right.count(), "a row of the right factor for each of the left");
+    assert!(left.count() > 0, "a sum of no outer products");
+    left.count()
 }
 
 /// Lays columns of some rows side by side: [`COLUMNS`] columns of every row, then the next ones. The
@@ -256,6 +266,7 @@ mod tests {
                 (Onto::Nothing, &unread, vec![0.0; m * n]),
             ];
             let (left, right) = (rows(&left, wide_m, m), rows(&right, wide_n, n));
+            // What 9 rows have, and as much more as rounding adds up to.
             let bound = 1e-5 * ((steps * length) as f64 / 9.0).sqrt().max(1.0);
             for ((onto, to, start), by_pairs) in
                 cases.iter().flat_map(|case| [(case, false), (case, true)])

@@ -3,7 +3,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::{COLUMNS, DEPTH, lay_blocks, rows_at};
+use super::{COLUMNS, DEPTH, count_of, lay_blocks, rows_at};
 use crate::kernels::packing::copy_first;
 use crate::kernels::pairs::{self, ColumnFactors, HALF, add_pair, adds_beside_multiplying, thirds};
 use crate::kernels::parallel::Piece;
@@ -39,15 +39,14 @@ pub(in crate::kernels) fn outer_by_pairs<S: Simd>(
     onto: Onto<'_>,
     to: &mut [f32],
 ) {
-    assert_eq!(left.count(), right.count(), "a row of the right factor for each of the left");
-    assert!(left.count() > 0, "a sum of no outer products");
-    // Pieces of a length, since one of few rows would be scaled for nothing, and of whole blocks of pairs.
-    let length = left.count().div_ceil(left.count().div_ceil(DEPTH));
+    let count = count_of(left, right);
+    // Pieces alike, since one of few rows would be scaled for nothing, and of whole blocks of pairs.
+    let length = count.div_ceil(count.div_ceil(DEPTH));
     let length = length.next_multiple_of(3 * pairs::BLOCK).min(DEPTH);
     let mut blocks = spare::take(left.width().next_multiple_of(COLUMNS) * length);
     let mut of_blocks = Vec::with_capacity(left.width().div_ceil(COLUMNS));
     let mut panel = spare::take(DEPTH);
-    for depths in Piece::all(left.count(), length) {
+    for depths in Piece::all(count, length) {
         let blocks = lay_blocks(left, depths, &mut blocks);
         of_blocks.clear();
         of_blocks.extend(blocks.chunks_exact_mut(depths.length).map(ColumnFactors::scaling));
@@ -57,7 +56,7 @@ pub(in crate::kernels) fn outer_by_pairs<S: Simd>(
         let rows_of_block = COLUMNS * right.width();
         for columns in Piece::all(right.width(), WIDTH) {
             let panel = &mut panel[..depths.length];
-            for (GateRow(to), row) in panel.iter_mut().zip(rows) {
+            for (GateRow(to), row) in panel.iter_mut().zip(&rows) {
                 if columns.length < WIDTH {
                     to.fill(0.0);
                 }
