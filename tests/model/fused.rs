@@ -163,6 +163,56 @@ fn the_fused_layer_is_the_reference() {
 }
 
 #[test]
+fn a_loss_of_a_part_of_the_results_reaches_all_that_went_in() {
+    let losses: [fn(&Tensor<3>, &LstmState) -> Tensor<1>; 3] = [
+        |output, _| output.clone().powi_scalar(2).sum(),
+        |_, state| state.h().powi_scalar(2).sum(),
+        |_, state| state.c().powi_scalar(2).sum(),
+    ];
+    for (name, device) in devices() {
+        let device = device.autodiff();
+        let lstm = LstmConfig::new(3, 6).init(Seed::new(5), &device);
+        for (index, loss) in losses.into_iter().enumerate() {
+            let gradients =
+                [Implementation::Fused, Implementation::Reference].map(|implementation| {
+                    let lstm = Lstm { implementation, ..lstm.clone() };
+                    let x = tensor(cosines(1, 2 * 5 * 3, 1.0), [2, 5, 3], &device).require_grad();
+                    let (output, state) = lstm.forward(x.clone(), None);
+                    let gradients = loss(&output, &state).backward();
+                    let cell = &lstm.layers[0];
+                    [
+                        values(x.grad(&gradients).unwrap()),
+                        values(cell.weight_input.val().grad(&gradients).unwrap()),
+                        values(cell.weight_recurrent.val().grad(&gradients).unwrap()),
+                    ]
+                });
+            for (got, expected) in gradients[0].iter().zip(&gradients[1]) {
+                let error = relative_error(got, expected);
+                assert!(error <= 1e-5, "{name}, loss {index}: {error:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_that_are_frozen_get_no_gradient_and_let_others_have_theirs() {
+    for (name, device) in devices() {
+        let device = device.autodiff();
+        let lstm = LstmConfig::new(3, 6).init(Seed::new(5), &device);
+        let x = tensor(cosines(1, 2 * 5 * 3, 1.0), [2, 5, 3], &device).require_grad();
+        let grad_x = |lstm: &Lstm| {
+            let gradients = lstm.forward(x.clone(), None).0.sum().backward();
+            let of_weight = lstm.layers[0].weight_recurrent.val().grad(&gradients);
+            (values(x.grad(&gradients).unwrap()), of_weight.is_some())
+        };
+        let (free, has_one) = grad_x(&lstm);
+        let (frozen, has_none) = grad_x(&lstm.no_grad());
+        assert!(has_one && !has_none, "{name}");
+        assert_eq!(free, frozen, "{name}");
+    }
+}
+
+#[test]
 fn products_formed_beforehand_are_the_dense_input() {
     for (_, device) in cpus() {
         let device = device.autodiff();

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use burn::module::Param;
 use burn::tensor::{Device, Tensor};
-use poquelin_model::{Implementation, Lstm, LstmConfig, LstmState, Seed};
+use poquelin_model::{Implementation, Lstm, LstmCell, LstmConfig, LstmState, Seed};
 use serde::Deserialize;
 
 use crate::support::{cosines, devices, relative_error, tensor, values};
@@ -56,17 +56,11 @@ fn run(case: &Case, implementation: Implementation, device: &Device) -> Results 
         .init(Seed::new(0), device);
     for (index, layer) in lstm.layers.iter_mut().enumerate() {
         let rows = if index == 0 { d_input } else { d_hidden };
-        let weight = |numbers: Vec<f32>, rows: usize| {
-            let numbers = transposed(&numbers, width);
-            Param::from_tensor(tensor(numbers, [rows, width], device))
-        };
-        layer.weight_input = weight(arrays.next(rows * width, 0.5), rows);
-        layer.weight_recurrent = weight(arrays.next(d_hidden * width, 0.5), d_hidden);
-        for bias in [&mut layer.bias_input, &mut layer.bias_recurrent] {
-            *bias = case
-                .bias
-                .then(|| Param::from_tensor(tensor(arrays.next(width, 0.5), [width], device)));
-        }
+        let weight_ih = tensor(arrays.next(rows * width, 0.5), [width, rows], device);
+        let weight_hh = tensor(arrays.next(d_hidden * width, 0.5), [width, d_hidden], device);
+        let mut bias = || tensor(arrays.next(width, 0.5), [width], device);
+        let biases = case.bias.then(|| [bias(), bias()]);
+        *layer = LstmCell::from_pytorch(weight_ih, weight_hh, biases);
     }
     let mut leaf = |shape: [usize; 3], scale| {
         let numbers = arrays.next(shape.iter().product(), scale);

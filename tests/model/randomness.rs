@@ -1,6 +1,8 @@
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
-use poquelin_model::{CharLstm, CharLstmConfig, Initialization, LstmConfig, Seed};
+use burn::tensor::{Device, Tensor};
+use poquelin_model::{
+    CharLstm, CharLstmConfig, Initialization, LstmConfig, Seed, identify_parameters,
+};
 
 use crate::support::{cosines, devices, tensor, values};
 
@@ -33,25 +35,27 @@ fn config() -> CharLstmConfig {
     CharLstmConfig::new(11, 6).with_d_embedding(Some(4)).with_layers(2).with_dropout(0.5)
 }
 
+fn identified(config: &CharLstmConfig, seed: u64, device: &Device) -> Parameters {
+    parameters(&identify_parameters(config.init(Seed::new(seed), device)))
+}
+
 #[test]
 fn one_seed_gives_the_same_bits_and_ids_on_every_backend() {
     for initialization in [Initialization::Poquelin, Initialization::Pytorch] {
         let config = config().with_initialization(initialization);
-        let all: Vec<_> = devices()
-            .into_iter()
-            .map(|(_, device)| parameters(&config.init(Seed::new(7), &device)))
-            .collect();
+        let all: Vec<_> =
+            devices().into_iter().map(|(_, device)| identified(&config, 7, &device)).collect();
         assert!(all.iter().all(|parameters| *parameters == all[0]));
         let (_, device) = devices().remove(0);
-        assert_eq!(parameters(&config.init(Seed::new(7), &device)), all[0]);
-        assert_ne!(parameters(&config.init(Seed::new(8), &device)).0, all[0].0);
+        assert_eq!(identified(&config, 7, &device), all[0]);
+        assert_ne!(identified(&config, 8, &device).0, all[0].0);
     }
 }
 
 #[test]
 fn every_parameter_has_an_id_of_its_own() {
     let (_, device) = devices().remove(0);
-    let Parameters(all, _) = parameters(&config().with_layers(5).init(Seed::new(7), &device));
+    let Parameters(all, _) = identified(&config().with_layers(5), 7, &device);
     let ids: std::collections::HashSet<u64> = all.iter().map(|(_, id, _)| *id).collect();
     assert_eq!(ids.len(), all.len());
     assert!(all.iter().any(|(path, ..)| path == "lstm.layers.4.weight_recurrent"));
@@ -63,6 +67,8 @@ fn two_lstms_of_one_model_do_not_share_ids() {
     let (_, device) = devices().remove(0);
     let make = || LstmConfig::new(2, 3).init(Seed::new(0), &device);
     assert_ne!(make().layers[0].weight_input.id, make().layers[0].weight_input.id);
+    let make = || config().init(Seed::new(0), &device);
+    assert_ne!(make().embedding.id, make().embedding.id);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 use burn::module::Param;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use poquelin_model::{CellState, CharLstmConfig, Decoder, LstmConfig, LstmState, Seed};
 
-use crate::support::{cosines, devices, relative_error, tensor, values};
+use crate::support::{cosines, cpus, devices, relative_error, tensor, values};
 
 #[test]
 fn a_sequence_in_pieces_is_the_sequence_whole() {
@@ -205,6 +205,31 @@ fn a_residual_stack_adds_what_its_layers_read_and_steps_alike() {
             let error = relative_error(&steps, &expected);
             assert!(error < 1e-5, "{name}, step by step: {error:e}");
             decoder.reset();
+        }
+    }
+}
+
+#[test]
+fn float64_goes_through_the_reference() {
+    for (name, device) in cpus() {
+        let single = LstmConfig::new(3, 5).with_layers(2).init(Seed::new(7), &device);
+        let x = tensor(cosines(8, 2 * 4 * 3, 1.0), [2, 4, 3], &device);
+        let (expected, last) = single.forward(x.clone(), None);
+        let mut double = single.clone();
+        for cell in &mut double.layers {
+            for weight in [&mut cell.weight_input, &mut cell.weight_recurrent] {
+                *weight = Param::from_tensor(weight.val().cast(DType::F64));
+            }
+            for bias in [&mut cell.bias_input, &mut cell.bias_recurrent].into_iter().flatten() {
+                *bias = Param::from_tensor(bias.val().cast(DType::F64));
+            }
+        }
+        let (output, state) = double.forward(x.cast(DType::F64), None);
+        assert_eq!((output.dtype(), state.c().dtype()), (DType::F64, DType::F64), "{name}");
+        let state = state.cast(DType::F32);
+        for (got, expected) in [(output.cast(DType::F32), expected), (state.c(), last.c())] {
+            let error = relative_error(&values(got), &values(expected));
+            assert!(error < 1e-6, "{name}: {error:e}");
         }
     }
 }

@@ -60,7 +60,8 @@ pub fn relative_error(got: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(got.len(), expected.len(), "the number of values");
     let largest = |numbers: &mut dyn Iterator<Item = f64>| numbers.fold(0.0, f64::max);
     let difference = largest(&mut got.iter().zip(expected).map(|(a, b)| f64::from(a - b).abs()));
-    assert!(got.iter().all(|value| value.is_finite()), "not every value is finite");
+    let both = got.iter().chain(expected);
+    assert!(both.into_iter().all(|value| value.is_finite()), "not every value is finite");
     difference / largest(&mut expected.iter().map(|value| f64::from(value.abs()))).max(1e-30)
 }
 

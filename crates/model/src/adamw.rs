@@ -3,7 +3,7 @@
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
-use crate::ops::{LstmOps, has_ops};
+use crate::ops::{LstmOps, assert_alike, has_ops};
 
 /// The numbers of one step of AdamW (Loshchilov and Hutter 2019,
 /// <https://arxiv.org/abs/1711.05101>; PyTorch's `torch.optim.AdamW`):
@@ -31,17 +31,23 @@ pub struct AdamWStep {
 impl AdamWStep {
     /// The parameter and its two moments behind this step; in one pass where the backend has the
     /// operation, in plain tensor operations elsewhere. Moments begin as zeros. Where the gradient
-    /// is no number, all three stay as they are.
+    /// is no number (NaN), all three stay as they are. No gradient flows through it.
     ///
     /// # Shapes
     ///
     /// All of one shape.
+    ///
+    /// # Panics
+    ///
+    /// Where they are not, or `time` is 0.
     pub fn apply<const D: usize>(
         self,
         parameter: Tensor<D>,
         gradient: Tensor<D>,
         [moment_1, moment_2]: [Tensor<D>; 2],
     ) -> (Tensor<D>, [Tensor<D>; 2]) {
+        assert!(self.time > 0, "the first step of AdamW is step 1");
+        assert_alike([&parameter, &gradient, &moment_1, &moment_2]);
         if !has_ops(&parameter) {
             return self.reference(parameter, gradient, [moment_1, moment_2]);
         }
@@ -68,6 +74,8 @@ impl AdamWStep {
         gradient: Tensor<D>,
         [moment_1, moment_2]: [Tensor<D>; 2],
     ) -> (Tensor<D>, [Tensor<D>; 2]) {
+        let [parameter, gradient] = [parameter, gradient].map(Tensor::detach);
+        let [moment_1, moment_2] = [moment_1, moment_2].map(Tensor::detach);
         let Self { learning_rate, beta_1, beta_2, epsilon, weight_decay, .. } = self;
         let [correction_1, correction_2] = self.corrections();
         let is_none = gradient.clone().is_nan();

@@ -3,6 +3,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, activation};
 
+use crate::ops::assert_together;
+
 /// Hidden and cell state of one layer, both `[B, H]`.
 #[derive(Clone, Debug)]
 pub struct CellState {
@@ -37,6 +39,36 @@ pub struct LstmCell {
 }
 
 impl LstmCell {
+    /// A cell with the weights of a layer of PyTorch's `nn.LSTM`, or of its `nn.LSTMCell`.
+    ///
+    /// # Shapes
+    ///
+    /// - weight_ih: `[4H, D]`
+    /// - weight_hh: `[4H, H]`
+    /// - biases: bias_ih and bias_hh, `[4H]`
+    ///
+    /// # Panics
+    ///
+    /// Where a shape is not the one expected.
+    pub fn from_pytorch(
+        weight_ih: Tensor<2>,
+        weight_hh: Tensor<2>,
+        biases: Option<[Tensor<1>; 2]>,
+    ) -> Self {
+        let [bias_input, bias_recurrent] = match biases {
+            Some(biases) => biases.map(|bias| Some(Param::from_tensor(bias))),
+            None => [None, None],
+        };
+        let cell = Self {
+            weight_input: Param::from_tensor(weight_ih.transpose()),
+            weight_recurrent: Param::from_tensor(weight_hh.transpose()),
+            bias_input,
+            bias_recurrent,
+        };
+        cell.check_weights();
+        cell
+    }
+
     /// One time step.
     ///
     /// # Shapes
@@ -47,10 +79,11 @@ impl LstmCell {
     ///
     /// # Panics
     ///
-    /// Where the widths of input and state are not the cell's.
+    /// Where the widths of input and state are not the cell's, or they are not of the weights' type or on their device.
     pub fn forward(&self, input: Tensor<2>, state: CellState) -> CellState {
         let [batch, d_input] = input.dims();
         self.check(batch, d_input, &state);
+        assert_together(&self.weight_input.val(), &input);
         let product = input.matmul(self.weight_input.val());
         let product = match self.bias() {
             Some(bias) => product + bias.unsqueeze(),
@@ -78,8 +111,10 @@ impl LstmCell {
         }
     }
 
-    /// Refuses an input or a state of the wrong shape.
+    /// Refuses weights, an input or a state of the wrong shape, and numbers of another type, or in another place,
+    /// than the weights'.
     pub(crate) fn check(&self, batch: usize, d_input: usize, state: &CellState) {
+        self.check_weights();
         let (d_expected, d_hidden) = (self.d_input(), self.d_hidden());
         assert_eq!(d_input, d_expected, "the input's width: expected {d_expected}, got {d_input}");
         let expected = [batch, d_hidden];
@@ -88,6 +123,22 @@ impl LstmCell {
             h == expected && c == expected,
             "the state: expected h and c of shape {expected:?}, got {h:?} and {c:?}"
         );
+        let weight = self.weight_recurrent.val();
+        assert_together(&weight, &state.h);
+        assert_together(&weight, &state.c);
+    }
+
+    /// Refuses weights that do not fit each other.
+    fn check_weights(&self) {
+        let width = 4 * self.d_hidden();
+        let names = ["weight_input", "weight_recurrent"];
+        for (name, weight) in names.into_iter().zip([&self.weight_input, &self.weight_recurrent]) {
+            let [rows, got] = weight.dims();
+            assert_eq!(got, width, "{name}: expected [{rows}, {width}], got [{rows}, {got}]");
+        }
+        for bias in [&self.bias_input, &self.bias_recurrent].into_iter().flatten() {
+            assert_eq!(bias.dims(), [width], "the width 4H of a bias");
+        }
     }
 }
 

@@ -7,10 +7,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use serde::{Deserialize, Serialize};
 
 use crate::dropout::{dropout_rows, dropout_sequence};
-use crate::{
-    Implementation, Initializer, Lstm, LstmConfig, LstmState, Seed, SequenceInput,
-    identify_parameters, ops,
-};
+use crate::{Implementation, Initializer, Lstm, LstmConfig, LstmState, Seed, SequenceInput, ops};
 
 /// How the weights of a [`CharLstm`] are drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,7 +125,7 @@ impl CharLstmConfig {
         // With tied weights the embedding is the head too, and is drawn as a head.
         let table = if tied { head } else { Initializer::Normal { std: 1.0 } };
         let head_bias = head_bias.draw_vector(vocabulary, 1, seed.derive("head bias", 0));
-        identify_parameters(CharLstm {
+        CharLstm {
             embedding: Param::from_data(
                 draw(table, [vocabulary, d_embedding], "embedding"),
                 device,
@@ -146,14 +143,13 @@ impl CharLstmConfig {
             activation: self.activation,
             temporal_activation: self.temporal_activation,
             label_smoothing: self.label_smoothing,
-        })
+        }
     }
 }
 
 /// A character (or byte) language model: embedding, stacked LSTM, linear head.
 ///
-/// Configured by [`CharLstmConfig`]. Its parameters' ids follow from their paths, so use one
-/// `CharLstm` per optimizer.
+/// Configured by [`CharLstmConfig`].
 #[derive(Module, Debug)]
 pub struct CharLstm {
     /// The embedding, `[V, E]`.

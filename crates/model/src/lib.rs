@@ -3,6 +3,41 @@
 //! The crate does no input or output: it knows no file, no command line, no corpus, no clock and
 //! no global random generator. Import it for [`Lstm`] alone and pay for nothing else.
 //!
+//! # What is in it
+//!
+//! | for | take |
+//! |---|---|
+//! | layers in your own model | [`LstmConfig`], [`Lstm`]; [`LstmState`] is what one chunk hands to the next |
+//! | one layer, time first, or one step | [`LstmCell`]; [`LstmCell::from_pytorch`] takes PyTorch's weights |
+//! | a language model over tokens | [`CharLstmConfig`], [`CharLstm`] |
+//! | writing with it, one token after the other | [`Decoder`] on the CPU, [`Writer`] for many texts at once |
+//! | a linear head, norms, averages, AdamW, each in one pass | [`linear`], [`sum_of_squares`], [`lerp`], [`AdamWStep`] |
+//! | code that is generic over its backend | [`LstmOps`] |
+//!
+//! # Features
+//!
+//! `ndarray` (the default), `flex`, `wgpu`, `vulkan`, `metal` and `cuda` choose backends, as Burn's of the same names do.
+//! `fusion` and `autotune` must be enabled here too where anything else of the build enables Burn's, as Burn's default
+//! features do: without it such a build with a GPU does not compile.
+//!
+//! Kernels are for float32. Numbers of another type, and devices of another backend, take plain tensor operations
+//! ([`Implementation::Reference`]), which can also be asked for.
+//!
+//! In a debug build the kernels have no vectors unless this crate is optimised:
+//!
+//! ```toml
+//! [profile.dev.package.poquelin-model]
+//! opt-level = 3
+//! ```
+//!
+//! # Threads
+//!
+//! On the CPU a call is shared by as many threads as rayon has where it is made: `RAYON_NUM_THREADS`, or a pool of
+//! your own and `ThreadPool::install`. They are not rayon's own but helpers named `lstm-1`, `lstm-2`, ..., made when they are
+//! first needed, for as long as the process lives; behind a call they watch for the next for a millisecond, and sleep
+//! then. There is one crew: of several callers at a time one has it, and the others compute by themselves. How
+//! work is shared follows from its size and the number of threads alone, so the same bits come out in every run.
+//!
 //! # Symbols
 //!
 //! | symbol | meaning |

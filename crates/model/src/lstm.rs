@@ -179,7 +179,8 @@ pub struct Lstm {
 }
 
 impl Lstm {
-    /// Runs the stack over a sequence, without dropout.
+    /// Runs the stack over a sequence, **without** dropout, on a device with gradients too: Burn's own modules drop
+    /// where there are some, this one where it is asked, by [`forward_with_dropout`](Self::forward_with_dropout).
     ///
     /// # Shapes
     ///
@@ -231,9 +232,7 @@ impl Lstm {
         state: Option<LstmState>,
         dropout_seed: Option<Seed>,
     ) -> (Tensor<3>, LstmState) {
-        let ([steps, batch], device) = (input.dims(), input.device());
-        assert!(steps > 0, "a sequence has at least one time step");
-        assert!(batch > 0, "a batch has at least one lane");
+        let ([_, batch], device) = (input.dims(), input.device());
         let state = state.unwrap_or_else(|| self.zero_state(batch, &device));
         let layers = self.layers.len();
         let expected = [layers, batch, self.d_hidden()];
@@ -272,9 +271,10 @@ impl Lstm {
         (sequence, LstmState::from_layers(finals))
     }
 
-    /// A state of zeros for `batch` lanes.
+    /// A state of zeros for `batch` lanes, of the weights' type of number.
     pub fn zero_state(&self, batch: usize, device: &Device) -> LstmState {
-        LstmState::zeros(self.layers.len(), batch, self.d_hidden(), device)
+        let dtype = self.layers[0].weight_recurrent.val().dtype();
+        LstmState::zeros(self.layers.len(), batch, self.d_hidden(), device).cast(dtype)
     }
 
     /// D.

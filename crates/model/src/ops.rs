@@ -19,7 +19,10 @@ use crate::{AdamWStep, CellState, SequenceInput};
 /// hand.
 ///
 /// ndarray and flex have kernels for them, and so have CubeCL's backends (wgpu, vulkan, metal,
-/// cuda). Under autodiff each is one node of the graph, whatever the backend.
+/// cuda). Under autodiff each is one node of the graph. On other backends plain tensor operations serve.
+///
+/// These are for code that is generic over its backend. They take shapes, types and devices as they come;
+/// [`LstmCell::forward_sequence`](crate::LstmCell::forward_sequence) and the functions of this crate check them.
 #[backend_extension(
     NdArray: cfg(feature = "ndarray"),
     Flex: cfg(feature = "flex"),
@@ -175,6 +178,23 @@ fn device_has_them(device: &Device) -> bool {
     }
 }
 
+/// Refuses tensors that are not of one shape, of one type of number, and in one place.
+pub(crate) fn assert_alike<const D: usize, const N: usize>(tensors: [&Tensor<D>; N]) {
+    let [first, others @ ..] = &tensors[..] else { return };
+    for other in others {
+        assert_eq!(first.dims(), other.dims(), "tensors that are to be of one shape");
+        assert_together(first, other);
+    }
+}
+
+/// Refuses tensors of different types of number, or in different places.
+pub(crate) fn assert_together<const D: usize, const E: usize>(a: &Tensor<D>, b: &Tensor<E>) {
+    assert_eq!(a.dtype(), b.dtype(), "the types of tensors that are to be computed with together");
+    let place = |device: Device| device.without_autodiff();
+    let (a, b) = (place(a.device()), place(b.device()));
+    assert_eq!(a, b, "the devices of tensors that are to be computed with together");
+}
+
 /// A layer over a sequence as one operation: the outputs `[T, B, H]`, and h and c `[B, H]` after
 /// the last step.
 pub(crate) fn lstm_layer(
@@ -225,7 +245,12 @@ pub(crate) fn lstm_layer(
 /// - weight: `[D, M]`
 /// - bias: `[M]`
 /// - result: `[N, M]`
+///
+/// # Panics
+///
+/// Where a shape is not the one expected, or the tensors are not of one type or not on one device.
 pub fn linear(input: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
+    assert_linear(&input, &weight, &bias);
     if !has_ops(&input) {
         return input.matmul(weight) + bias.unsqueeze();
     }
@@ -236,6 +261,15 @@ pub fn linear(input: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<2>
     ))
 }
 
+/// Refuses factors that do not fit each other.
+fn assert_linear(input: &Tensor<2>, weight: &Tensor<2>, bias: &Tensor<1>) {
+    let ([_, d_input], [rows, width], [biases]) = (input.dims(), weight.dims(), bias.dims());
+    assert_eq!(d_input, rows, "the input's width and the rows of the weight");
+    assert_eq!(width, biases, "the columns of the weight and the biases");
+    assert_together(input, weight);
+    assert_together(input, bias);
+}
+
 /// [`LstmOps::linear_cross_entropy`].
 pub(crate) fn linear_cross_entropy(
     input: Tensor<2>,
@@ -243,6 +277,7 @@ pub(crate) fn linear_cross_entropy(
     bias: Tensor<1>,
     targets: Tensor<1, Int>,
 ) -> Tensor<1> {
+    assert_linear(&input, &weight, &bias);
     if !has_ops(&input) {
         return cross_entropy(linear(input, weight, bias), targets);
     }
@@ -269,8 +304,12 @@ pub fn sum_of_squares<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
 /// # Shapes
 ///
 /// All of one shape.
+///
+/// # Panics
+///
+/// Where they are not.
 pub fn lerp<const D: usize>(from: Tensor<D>, to: Tensor<D>, share: f32) -> Tensor<D> {
-    assert_eq!(from.dims(), to.dims(), "the shapes of what is moved and where to");
+    assert_alike([&from, &to]);
     if !has_ops(&from) {
         let (from, to) = (from.detach(), to.detach());
         return from.clone() + (to - from) * share;
@@ -287,6 +326,10 @@ pub fn lerp<const D: usize>(from: Tensor<D>, to: Tensor<D>, share: f32) -> Tenso
 /// # Shapes
 ///
 /// All of one shape.
+///
+/// # Panics
+///
+/// Where they are not.
 pub fn adapt<const D: usize>(
     weights: Tensor<D>,
     gradient: Tensor<D>,
@@ -294,8 +337,10 @@ pub fn adapt<const D: usize>(
     trained: Tensor<D>,
     pull: Tensor<D>,
 ) -> Tensor<D> {
+    assert_alike([&weights, &gradient, &rates, &trained, &pull]);
     if !has_ops(&weights) {
         let [weights, gradient] = [weights, gradient].map(Tensor::detach);
+        let [rates, trained, pull] = [rates, trained, pull].map(Tensor::detach);
         return weights.clone() - rates * gradient + pull * (trained - weights);
     }
     Tensor::from_dispatch(<Dispatch as LstmOps>::adapt(

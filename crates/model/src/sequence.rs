@@ -10,6 +10,7 @@ use burn::tensor::module::embedding;
 use burn::tensor::{Device, Int, Tensor};
 
 use crate::cell::{CellState, LstmCell, step};
+use crate::ops::assert_together;
 use crate::{Implementation, ops};
 
 /// What a layer reads.
@@ -63,7 +64,8 @@ impl LstmCell {
     ///
     /// # Panics
     ///
-    /// Where a shape is not the one expected, or a token is not below V.
+    /// Where a shape is not the one expected, or input, state and weights are not of one type of number or not on one
+    /// device. On a CPU where a token is not below V; a GPU takes it for some other token.
     pub fn forward_sequence(
         &self,
         input: SequenceInput,
@@ -82,16 +84,23 @@ impl LstmCell {
         implementation: Implementation,
     ) -> (Tensor<3>, CellState) {
         let fused = implementation != Implementation::Reference && ops::has_ops(&weight);
-        let ([_, batch], width) = (input.dims(), 4 * self.d_hidden());
+        let ([steps, batch], width) = (input.dims(), 4 * self.d_hidden());
+        assert!(steps > 0, "a sequence has at least one time step");
+        assert!(batch > 0, "a batch has at least one lane");
         match &input {
             SequenceInput::Products(products) => {
                 let got = products.dims()[2];
                 assert_eq!(got, width, "the width 4H of the products: expected {width}, got {got}");
                 self.check(batch, self.d_input(), &state);
+                assert_together(&weight, products);
             }
-            SequenceInput::Dense(input) => self.check(batch, input.dims()[2], &state),
+            SequenceInput::Dense(input) => {
+                self.check(batch, input.dims()[2], &state);
+                assert_together(&weight, input);
+            }
             SequenceInput::Tokens { embedding, .. } => {
                 self.check(batch, embedding.dims()[1], &state);
+                assert_together(&weight, embedding);
             }
         }
         if fused {

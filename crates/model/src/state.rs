@@ -1,6 +1,6 @@
 //! The recurrent state of a stack of cells.
 
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 
 use crate::CellState;
 
@@ -12,7 +12,11 @@ pub struct LstmState {
 }
 
 impl LstmState {
-    /// All zeros, for any number of layers.
+    /// All zeros, for any number of layers, of the device's own type of number.
+    ///
+    /// # Panics
+    ///
+    /// Where there is no layer.
     pub fn zeros(layers: usize, batch: usize, d_hidden: usize, device: &Device) -> Self {
         let layer = || CellState {
             h: Tensor::zeros([batch, d_hidden], device),
@@ -44,6 +48,10 @@ impl LstmState {
     /// # Shapes
     ///
     /// - h, c: `[L, B, H]`
+    ///
+    /// # Panics
+    ///
+    /// Where they are not of one shape, or there is no layer.
     pub fn from_tensors(h: Tensor<3>, c: Tensor<3>) -> Self {
         assert_eq!(h.dims(), c.dims(), "h and c of a state have one shape");
         let [layers, batch, d_hidden] = h.dims();
@@ -89,6 +97,12 @@ impl LstmState {
         self.map(Tensor::detach)
     }
 
+    /// The same numbers in another type.
+    pub fn cast(self, dtype: DType) -> Self {
+        // Burn copies, or notes, a cast that changes nothing.
+        self.map(|tensor| if tensor.dtype() == dtype { tensor } else { tensor.cast(dtype) })
+    }
+
     /// The same state on another device.
     pub fn to_device(self, device: &Device) -> Self {
         self.map(|tensor| tensor.to_device(device))
@@ -100,6 +114,10 @@ impl LstmState {
     ///
     /// - lanes: `[N]`, each below B
     /// - result: `[L, N, H]`
+    ///
+    /// # Panics
+    ///
+    /// On a CPU, where there is no such lane.
     pub fn select(self, lanes: Tensor<1, Int>) -> Self {
         self.map(|tensor| tensor.select(0, lanes.clone()))
     }

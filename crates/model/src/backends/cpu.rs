@@ -36,6 +36,11 @@ pub(crate) trait CpuTensors: Backend {
     fn shape<const D: usize>(tensor: &FloatTensor<Self>) -> [usize; D];
 }
 
+/// An id as a token. What is none is left to the check against the vocabulary.
+pub(super) fn as_token(id: impl TryInto<u32>) -> u32 {
+    id.try_into().unwrap_or(u32::MAX)
+}
+
 impl<B: CpuTensors> Kernels for B {
     fn layer(
         input: LayerInput<Self>,

@@ -7,7 +7,7 @@ use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{DType, Shape, TensorData};
 use burn_flex::FlexTensor;
 
-use super::cpu::CpuTensors;
+use super::cpu::{CpuTensors, as_token};
 
 impl CpuTensors for Flex {
     fn numbers(tensor: &FloatTensor<Self>) -> Cow<'_, [f32]> {
@@ -48,6 +48,5 @@ impl CpuTensors for Flex {
 
 fn as_tokens<I: Copy + TryInto<u32>>(ids: Option<&[I]>) -> Vec<u32> {
     let ids = ids.expect("the copy is contiguous");
-    // What is no token is left to the check against the vocabulary.
-    ids.iter().map(|&id| id.try_into().unwrap_or(u32::MAX)).collect()
+    ids.iter().map(|&id| as_token(id)).collect()
 }

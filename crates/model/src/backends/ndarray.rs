@@ -8,7 +8,7 @@ use burn::backend::{NdArray, TensorMetadata};
 use burn::tensor::{Shape, TensorData};
 use burn_ndarray::NdArrayTensor;
 
-use super::cpu::CpuTensors;
+use super::cpu::{CpuTensors, as_token};
 
 impl CpuTensors for NdArray {
     fn numbers(tensor: &FloatTensor<Self>) -> Cow<'_, [f32]> {
@@ -56,12 +56,12 @@ impl CpuTensors for NdArray {
         match tensor {
             NdArrayTensor::I64(storage) => {
                 for row in storage.view().rows() {
-                    tokens.extend(row.iter().map(|&id| id as u32));
+                    tokens.extend(row.iter().map(|&id| as_token(id)));
                 }
             }
             NdArrayTensor::I32(storage) => {
                 for row in storage.view().rows() {
-                    tokens.extend(row.iter().map(|&id| id as u32));
+                    tokens.extend(row.iter().map(|&id| as_token(id)));
                 }
             }
             _ => panic!("tokens are 32- or 64-bit integers, got {:?}", tensor.dtype()),

@@ -1,5 +1,5 @@
 //! The operations in a backend's own primitive operations, with a way back by hand: what a backend
-//! without kernels does.
+//! without kernels would do, and the tests compare kernels with.
 //!
 //! The equations are those of [`LstmCell`](crate::LstmCell); back-propagation through time is that
 //! of Werbos 1990, <https://doi.org/10.1109/5.58337>.

@@ -47,7 +47,9 @@ pub(in crate::backends::cube) fn sum_by_token<I: Int>(
             #[unroll]
             for k in 0..AT_ONCE {
                 if place + k < last {
-                    sums[usize::cast_from(tokens[place + k]) * units + unit] += some[k];
+                    // What is no token is taken for the last one: nobody checks this memory.
+                    let token = min(usize::cast_from(tokens[place + k]), comptime!(vocabulary - 1));
+                    sums[token * units + unit] += some[k];
                 }
             }
             place += AT_ONCE;
@@ -86,7 +88,8 @@ pub(in crate::backends::cube) fn softmax_loss<I: Int>(
         for column in 0..vocabulary {
             total += (logits[first + column] - highest).exp();
         }
-        let target = usize::cast_from(targets[row]);
+        // What is no token is taken for the last one, so that no other row is touched.
+        let target = min(usize::cast_from(targets[row]), comptime!(vocabulary - 1));
         losses[row] = (total.ln() - (logits[first + target] - highest)) * scale;
         let share = scale / total;
         for column in 0..vocabulary {
