@@ -126,6 +126,11 @@ fn an_unknown_symbol_is_named_with_its_place() {
     assert_eq!(vocabulary.encode_known("cébz"), vec![2, 1]);
     let error = Corpus::read_with("abé".as_bytes(), &options(), &vocabulary).unwrap_err();
     assert!(matches!(error, CorpusError::Unknown(unknown) if unknown == expected));
+    let skip = CorpusOptions { skip_unknown: true, ..options() };
+    let corpus = Corpus::read_with("abéba".as_bytes(), &skip, &vocabulary).unwrap();
+    assert_eq!((corpus.len(), corpus.skipped()), (4, 1));
+    let error = Corpus::read_with("éè".as_bytes(), &skip, &vocabulary).unwrap_err();
+    assert!(matches!(error, CorpusError::NothingKnown));
     assert_eq!(expected.to_string(), "'é' (U+00E9) at position 2 is not in the vocabulary");
 }
 

@@ -19,6 +19,8 @@ pub struct CorpusOptions {
     pub take: Option<usize>,
     /// Whether a carriage return before a line feed is dropped. As it stands where `false`.
     pub unify_newlines: bool,
+    /// Whether symbols that a given vocabulary does not have are left out. An error where `false`.
+    pub skip_unknown: bool,
     /// How many bytes the reader is expected to give. Spares the growing copies of a large text;
     /// a wrong figure costs nothing else.
     pub size_hint: usize,
@@ -48,6 +50,9 @@ pub enum CorpusError {
     /// A symbol that the given vocabulary does not have.
     #[error("has a character that the model does not know: {0}")]
     Unknown(#[from] UnknownSymbol),
+    /// Only such symbols.
+    #[error("has no character that the model knows")]
+    NothingKnown,
 }
 
 /// A text as packed tokens, with its vocabulary. One byte per character while there are at most
@@ -56,6 +61,7 @@ pub enum CorpusError {
 pub struct Corpus {
     vocabulary: Vocabulary,
     tokens: PackedTokens,
+    skipped: usize,
 }
 
 impl Corpus {
@@ -83,39 +89,51 @@ impl Corpus {
         }
         tokens.renumber(&table);
         tokens.shrink();
-        Ok(Self { vocabulary: Vocabulary::from_sorted(options.units, codes), tokens })
+        let vocabulary = Vocabulary::from_sorted(options.units, codes);
+        Ok(Self { vocabulary, tokens, skipped: 0 })
     }
 
     /// Reads a text in a vocabulary that is already there, whose units are used.
     ///
     /// # Errors
     ///
-    /// As [`read`](Self::read), and where the text has a symbol that `vocabulary` has not.
+    /// As [`read`](Self::read), and where the text has a symbol that `vocabulary` has not, unless such are to be left
+    /// out.
     pub fn read_with(
         reader: impl Read,
         options: &CorpusOptions,
         vocabulary: &Vocabulary,
     ) -> Result<Self, CorpusError> {
         let options = CorpusOptions { units: vocabulary.units(), ..*options };
-        let mut tokens = PackedTokens::with_capacity(capacity(&options));
+        let (mut tokens, mut skipped) = (PackedTokens::with_capacity(capacity(&options)), 0);
         for_each_code(reader, &options, |code| {
             let unknown =
                 || UnknownSymbol { symbol: symbol(options.units, code), position: tokens.len() };
-            let token = vocabulary.token(code).ok_or_else(unknown)?;
-            tokens.push(token);
+            match vocabulary.token(code) {
+                Some(token) => tokens.push(token),
+                None if options.skip_unknown => skipped += 1,
+                None => return Err(unknown().into()),
+            }
             Ok(())
         })?;
-        if tokens.len() == 0 {
-            return Err(CorpusError::Empty);
+        match (tokens.len(), skipped) {
+            (0, 0) => return Err(CorpusError::Empty),
+            (0, _) => return Err(CorpusError::NothingKnown),
+            _ => {}
         }
         tokens.shrink();
-        Ok(Self { vocabulary: vocabulary.clone(), tokens })
+        Ok(Self { vocabulary: vocabulary.clone(), tokens, skipped })
     }
 
     /// The number of tokens.
     #[expect(clippy::len_without_is_empty, reason = "a corpus is never empty")]
     pub fn len(&self) -> usize {
         self.tokens.len()
+    }
+
+    /// How many symbols were left out, for the vocabulary does not have them.
+    pub fn skipped(&self) -> usize {
+        self.skipped
     }
 
     /// The distinct symbols.

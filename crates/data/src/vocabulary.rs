@@ -192,13 +192,19 @@ impl Vocabulary {
     ///
     /// Where a token is not below V.
     pub fn decode(&self, tokens: &[u32]) -> String {
+        String::from_utf8_lossy(&self.bytes(tokens)).into_owned()
+    }
+
+    /// The bytes of the text of `tokens`: characters as UTF-8, bytes as they are.
+    ///
+    /// # Panics
+    ///
+    /// Where a token is not below V.
+    pub fn bytes(&self, tokens: &[u32]) -> Vec<u8> {
         let codes = tokens.iter().map(|&token| self.codes[token as usize]);
         match self.units {
-            Units::Char => codes.filter_map(char::from_u32).collect(),
-            Units::Byte => {
-                let bytes: Vec<u8> = codes.map(|code| code as u8).collect();
-                String::from_utf8_lossy(&bytes).into_owned()
-            }
+            Units::Char => codes.filter_map(char::from_u32).collect::<String>().into_bytes(),
+            Units::Byte => codes.map(|code| code as u8).collect(),
         }
     }
 

@@ -11,6 +11,7 @@ fuzz_target!(|bytes: &[u8]| {
         units: if how & 1 == 0 { Units::Char } else { Units::Byte },
         take: (how & 2 != 0).then_some(usize::from(how) + 1),
         unify_newlines: how & 4 != 0,
+        skip_unknown: how & 16 != 0,
         // What a file system says of a size need not be true.
         size_hint: if how & 8 == 0 { text.len() } else { 0 },
     };
