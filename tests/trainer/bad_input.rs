@@ -2,13 +2,13 @@ use crate::program::{CPU, Done, Folder, TRAIN, text, tiny, with};
 
 /// Runs, expects the exit code and the words, and that no run was made.
 fn refused(folder: &Folder, arguments: &[&str], code: i32, words: &[&str]) -> Done {
-    let before = folder.names();
+    let before = folder.files();
     let done = folder.run(arguments);
     assert_eq!(done.code, code, "{arguments:?}: {}", done.stderr);
     for word in words {
         assert!(done.stderr.contains(word), "{arguments:?}: {word:?} is not in {}", done.stderr);
     }
-    assert_eq!(folder.names(), before, "{arguments:?}: something was written");
+    assert!(folder.files() == before, "{arguments:?}: something was written");
     done
 }
 
@@ -84,7 +84,11 @@ fn configurations() {
     );
     set(&folder, "optimizer.learning_rate=nan", &["optimizer.learning_rate"]);
     set(&folder, "schedule.kind=cosin", &["schedule.kind", "cosin"]);
-    set(&folder, "model.hidden=99999999999", &["model.hidden: expected a model of at most"]);
+    set(
+        &folder,
+        "model.hidden=99999999999",
+        &["model: expected a model of at most", "model.hidden = 99999999999"],
+    );
     set(&folder, "train.threads=100000", &["train.threads"]);
     set(&folder, "train.half=true", &["train.half: expected false: this device reads no 16-bit"]);
     set(&folder, "train.epochs=10000000000", &["train.epochs"]);
@@ -131,15 +135,30 @@ fn run_folders() {
     assert_eq!(folder.read("mine/precious"), b"data");
     std::fs::remove_file(folder.join("runs/tiny/text.txt")).unwrap();
 
-    // The run that is replaced stays until the new one has ended well.
+    // The run that is replaced stays until the new one has ended well, and no other run has a part in it.
     let model = folder.read("runs/tiny/model.safetensors");
     let diverging =
         ["--force", "--set", "optimizer.learning_rate=1e38", "--set", "optimizer.clip=0"];
     let done = folder.run(&with(&TRAIN, &diverging));
     assert_eq!(done.code, 1, "{}", done.stderr);
     assert!(done.stderr.contains("training diverged at step"), "{}", done.stderr);
+    let aside = "runs/tiny is set aside as runs/tiny.replaced";
+    assert!(done.stderr.contains(aside), "{}", done.stderr);
     assert_eq!(folder.read("runs/tiny.replaced/model.safetensors"), model);
-    folder.ok(&with(&TRAIN, &["--force"]));
+    let done = folder.ok(&with(&TRAIN, &["--force"]));
+    assert!(done.stderr.contains("runs/tiny.replaced is removed"), "{}", done.stderr);
+    assert!(!folder.join("runs/tiny.replaced").exists());
+    assert!(!folder.join("runs/tiny.replaced.2").exists());
+    assert!(!folder.join("runs/tiny/replaces.json").exists());
+    folder.run(&with(&TRAIN, &diverging));
+    std::fs::remove_dir_all(folder.join("runs/tiny")).unwrap();
+    folder.ok(&TRAIN);
+    assert!(folder.join("runs/tiny.replaced/model.safetensors").exists());
+    std::fs::remove_dir_all(folder.join("runs/tiny.replaced")).unwrap();
+    // A replacement that was interrupted still knows what it replaces.
+    folder.run(&with(&TRAIN, &diverging));
+    let rate = ["--set", "optimizer.learning_rate=0.004"];
+    folder.ok(&with(&["resume", "tiny", "--device", CPU], &rate));
     assert!(!folder.join("runs/tiny.replaced").exists());
 
     for (name, reason) in [
@@ -192,13 +211,27 @@ fn prompts_and_options() {
     generate(&["--texts", "0"], &["--texts: expected a whole number from 1 to 65,535, got 0"]);
     generate(&["--texts", "99999"], &["--texts: expected", "got 99999"]);
     generate(&["--texts", "-1"], &["--texts"]);
+    let evaluate = |more: &[&str], words: &[&str]| {
+        refused(&folder, &with(&["evaluate", "tiny", "--device", CPU], more), 2, words);
+    };
+    evaluate(&["--dynamic", "--set", "data.take=0"], &["--set: expected a key", "data.take=0"]);
+    std::fs::rename(folder.join("text.txt"), folder.join("moved.txt")).unwrap();
+    let gone = ["text.txt, which the run was trained on, cannot be read", "with --text"];
+    evaluate(&[], &gone);
+    refused(&folder, &["resume", "tiny", "--epochs", "3"], 2, &gone);
+    std::fs::rename(folder.join("moved.txt"), folder.join("text.txt")).unwrap();
+    refused(&folder, &["bench", "--threads", "5000"], 2, &["--threads"]);
     folder.write("strange.txt", text(100) + "Ω");
     refused(
         &folder,
         &["evaluate", "tiny", "--device", CPU, "--text", "strange.txt", "--split", "all"],
         2,
-        &["strange.txt", "'Ω' (U+03A9) at position 100"],
+        &["strange.txt", "'Ω' (U+03A9) at position 100", "--unknown skip"],
     );
+    let skip = ["evaluate", "tiny", "--device", CPU, "--text", "strange.txt", "--unknown", "skip"];
+    let done = folder.ok(&skip);
+    assert!(done.stderr.contains("left out of strange.txt"), "{}", done.stderr);
+    assert!(done.stdout.contains("over 99 characters"), "{}", done.stdout);
     folder.ok(&with(&TRAIN, &["--force", "--set", "data.valid=0"]));
     refused(
         &folder,

@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -6,7 +5,7 @@ use std::process::Stdio;
 use poquelin::model_file::seal;
 
 use crate::essence::{assert_same, checkpoints};
-use crate::program::{CPU, Done, Folder, TRAIN, text, tiny, with};
+use crate::program::{CPU, Done, Folder, TRAIN, files, text, tiny, with};
 
 /// What is on disk afterwards.
 #[derive(Clone, Copy, PartialEq)]
@@ -90,8 +89,8 @@ fn with_words(bytes: Vec<u8>, from: &str, to: &str) -> Vec<u8> {
     bytes
 }
 
-/// Sends a signal to a run that goes on, once it says so.
-fn signalled(folder: &Folder, signal: &str) -> Done {
+/// Sends signals to a run that goes on, once it says so.
+fn signalled(folder: &Folder, signals: &[&str]) -> Done {
     let mut command = folder.command(&MANY);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut reader = BufReader::new(child.stderr.take().unwrap());
@@ -100,7 +99,9 @@ fn signalled(folder: &Folder, signal: &str) -> Done {
         assert_ne!(reader.read_line(&mut stderr).unwrap(), 0, "{stderr}");
     }
     let id = child.id().to_string();
-    std::process::Command::new("kill").args(["-s", signal, &id]).status().unwrap();
+    for signal in signals {
+        std::process::Command::new("kill").args(["-s", signal, &id]).status().unwrap();
+    }
     reader.read_to_string(&mut stderr).unwrap();
     let code = child.wait().unwrap().code().expect("it was not killed");
     Done { code, stdout: String::new(), stderr }
@@ -233,11 +234,21 @@ const ROWS: &[Row] = &[
         call: |folder| more(folder, &[]),
     },
     Row {
-        wrong: "a checkpoint of another version",
+        wrong: "the newest checkpoint is of another version",
         message: "its format is \"poquelin-9\"",
         code: 2,
         after: After::Untouched,
-        prepare: |folder| all(folder, |bytes| with_words(bytes, "poquelin-3", "poquelin-9")),
+        prepare: |folder| newest(folder, |bytes| with_words(bytes, "poquelin-3", "poquelin-9")),
+        call: |folder| more(folder, &[]),
+    },
+    Row {
+        wrong: "the newest checkpoint cannot be read",
+        message: "step-00000999.safetensors: Is a directory",
+        code: 2,
+        after: After::Untouched,
+        prepare: |folder| {
+            std::fs::create_dir(run(folder).join("checkpoints/step-00000999.safetensors")).unwrap();
+        },
         call: |folder| more(folder, &[]),
     },
     Row {
@@ -291,7 +302,7 @@ const ROWS: &[Row] = &[
         code: 130,
         after: After::Resumable,
         prepare: nothing,
-        call: |folder| signalled(folder, "INT"),
+        call: |folder| signalled(folder, &["INT"]),
     },
     Row {
         wrong: "a request to terminate",
@@ -299,7 +310,15 @@ const ROWS: &[Row] = &[
         code: 143,
         after: After::Resumable,
         prepare: nothing,
-        call: |folder| signalled(folder, "TERM"),
+        call: |folder| signalled(folder, &["TERM"]),
+    },
+    Row {
+        wrong: "the session ends",
+        message: "interrupted by a request to terminate; the run is saved in runs/tiny",
+        code: 143,
+        after: After::Resumable,
+        prepare: nothing,
+        call: |folder| signalled(folder, &["TERM", "HUP"]),
     },
     Row {
         wrong: "the terminal goes away",
@@ -307,7 +326,7 @@ const ROWS: &[Row] = &[
         code: 143,
         after: After::Resumable,
         prepare: nothing,
-        call: |folder| signalled(folder, "HUP"),
+        call: |folder| signalled(folder, &["HUP", "HUP"]),
     },
 ];
 
@@ -352,19 +371,4 @@ fn the_documentation_has_this_table() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/keeping.md");
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.contains(&table), "{} should have\n{table}", path.display());
-}
-
-fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    let Ok(entries) = std::fs::read_dir(folder) else { return found };
-    for entry in entries {
-        let path = entry.unwrap().path();
-        match path.is_dir() {
-            true => found.extend(files(&path)),
-            false => {
-                found.insert(path.display().to_string(), std::fs::read(&path).unwrap());
-            }
-        }
-    }
-    found
 }

@@ -283,7 +283,7 @@ fn a_second_interrupt_leaves_at_once_and_the_checkpoint_stands() {
     interrupt();
     sleep(Duration::from_millis(1));
     interrupt();
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(child.wait().unwrap().code(), Some(1), "130 is that of an interrupt that saved");
     folder.ok(&["generate", "twice", "--prompt", "m", "--length", "3"]);
 }
 
@@ -408,4 +408,87 @@ fn a_model_file_stands_alone() {
     let scored: Value = serde_json::from_str(scored.stdout.trim()).unwrap();
     let summary = folder.json("runs/tiny/summary.json");
     assert_eq!(scored["nats_per_char"], summary["test"]["nats_per_char"]);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_run_under_nohup_outlives_its_terminal() {
+    let folder = tiny();
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_poquelin")]);
+    command.args(with(&TRAIN, &["--epochs", "60"])).current_dir(folder.path());
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("epoch 1/") {
+        line.clear();
+        assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "it ended early");
+    }
+    let id = child.id().to_string();
+    std::process::Command::new("kill").args(["-s", "HUP", &id]).status().unwrap();
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{rest}");
+    assert!(rest.contains("epoch 60/60"), "{rest}");
+}
+
+#[test]
+fn a_rollback_goes_behind_the_step_that_cannot_be_saved() {
+    let folder = tiny();
+    // A checkpoint behind every step: the newest has the weights that give no number.
+    let every_step = [
+        "--set",
+        "checkpoint.every_seconds=0",
+        "--set",
+        "train.on_divergence=rollback",
+        "--set",
+        "train.rollback_factor=1e-20",
+    ];
+    let done = folder.ok(&with(&with(&TRAIN, &DIVERGING), &every_step));
+    assert!(done.stderr.contains("back to the checkpoint of step 0"), "{}", done.stderr);
+    assert!(done.stderr.contains("(2 of 3 times)"), "{}", done.stderr);
+    let put_away = folder.join("runs/tiny/checkpoints/step-00000001.safetensors.damaged");
+    assert!(put_away.exists(), "nothing is thrown away");
+}
+
+#[test]
+fn another_kind_of_average_begins_anew() {
+    let folder = tiny();
+    let averaged = ["--set", "average.kind=exponential"];
+    folder.ok(&with(&TRAIN, &averaged));
+    let run = folder.join("runs/tiny");
+    let has_average = || {
+        let bytes = std::fs::read(checkpoints(&run).pop().unwrap()).unwrap();
+        let (tensors, _) = poquelin::weights::from_safetensors(&bytes).unwrap();
+        tensors.keys().any(|name| name.starts_with("average."))
+    };
+    assert!(has_average());
+    let without = ["resume", "tiny", "--epochs", "4", "--set", "average.kind=none"];
+    let done = folder.ok(&without);
+    assert!(done.stderr.contains("changed: average.kind: was"), "{}", done.stderr);
+    assert!(!has_average(), "no old average is kept as the model");
+    folder.ok(&["resume", "tiny", "--epochs", "6", "--set", "average.kind=exponential"]);
+    assert!(has_average());
+}
+
+#[test]
+#[cfg(unix)]
+fn a_run_that_is_given_more_is_asked_for_its_best_model() {
+    let folder = long();
+    folder.ok(&with(&LONG, &["--set", "train.epochs=1"]));
+    let arguments = ["resume", "tiny", "--epochs", "400", "--set", "optimizer.learning_rate=0.01"];
+    let mut child = spawn(&folder, &arguments);
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("epoch 6/") {
+        line.clear();
+        assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "it ended early");
+    }
+    let id = child.id().to_string();
+    std::process::Command::new("kill").args(["-s", "INT", &id]).status().unwrap();
+    stderr.read_to_string(&mut line).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{line}");
+    let done = folder.ok(&["evaluate", "tiny", "--device", CPU]);
+    let best = "the run is not finished: its model is runs/tiny/checkpoints/best.safetensors";
+    assert!(done.stderr.contains(best), "{}", done.stderr);
 }

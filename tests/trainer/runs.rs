@@ -108,6 +108,15 @@ fn evaluation_agrees_with_training_and_with_itself() {
     let other = evaluate(&["--text", "other.txt"]);
     assert_eq!((other["split"].as_str(), other["chars"].as_u64()), (Some("all"), Some(2_999)));
     assert_eq!(evaluate(&["--text", "other.txt", "--split", "test"])["chars"], 299);
+    // Of its own text a run may take a piece; of another all is scored.
+    folder.ok(&with(&TRAIN, &["--run", "piece", "--set", "data.take=1500"]));
+    let piece = |more: &[&str]| {
+        let arguments = with(&["evaluate", "piece", "--device", CPU, "--json"], more);
+        last_json(&folder.ok(&arguments).stdout)
+    };
+    folder.write("third.txt", format!("madame\n{}", text(2_993)));
+    assert_eq!(piece(&["--text", "third.txt"])["chars"], 2_999);
+    assert_eq!(piece(&["--text", "text.txt"]), piece(&[]));
     // The run's own text must be what it was.
     folder.write("text.txt", text(3_000));
     let changed = folder.run(&["evaluate", "tiny", "--device", CPU]);
@@ -286,7 +295,18 @@ fn bytes_are_units_too() {
     assert_eq!(refused.code, 2);
     assert!(refused.stderr.contains("data.units = \"byte\""), "{}", refused.stderr);
     folder.ok(&with(&TRAIN, &["--set", "data.units=byte"]));
-    folder.ok(&["generate", "tiny", "--device", CPU, "--prompt", "où", "--length", "30"]);
+    let prompt = ["generate", "tiny", "--device", CPU, "--prompt", "où", "--length", "30"];
+    assert!(folder.command(&prompt).output().unwrap().status.success());
+    // What is written is bytes, whether they are characters or not.
+    folder.write("text.txt", [0xe9, 0xe8].repeat(1_000));
+    folder.ok(&with(&TRAIN, &["--force", "--set", "data.units=byte"]));
+    for texts in ["1", "2"] {
+        let mut command = folder.command(&["generate", "tiny", "--device", CPU, "--length", "30"]);
+        let output = command.args(["--texts", texts]).output().unwrap();
+        assert!(output.status.success());
+        let count = output.stdout.iter().filter(|&&byte| byte == 0xe9 || byte == 0xe8).count();
+        assert_eq!(count, 30 * texts.parse::<usize>().unwrap());
+    }
 }
 
 #[test]

@@ -184,6 +184,9 @@ optimizer.clip = [0.0]
     assert!(done.stderr.contains("only 2 of 12 trials are different"), "{}", done.stderr);
     let rows: Vec<&str> = done.stdout.lines().take(3).collect();
     assert!(rows[2].contains("diverged at step"), "{}", done.stdout);
+    // Nor does what somebody keeps beside the trials.
+    folder.write("runs/wild/.DS_Store", "");
+    folder.write("runs/wild/notes.md", "the second is hopeless");
     let again = folder.ok(&arguments);
     assert!(again.stderr.contains("2 of 2 trials have ended"), "{}", again.stderr);
     assert_eq!(again.stdout.lines().take(3).collect::<Vec<_>>(), rows);
@@ -194,13 +197,13 @@ fn bad_sweeps_touch_nothing() {
     let folder = folder(GRID);
     let refused = |sweep: &str, words: &[&str]| -> Done {
         folder.write("sweeps/small.toml", sweep);
-        let before = folder.names();
+        let before = folder.files();
         let done = folder.run(&SWEEP);
         assert_eq!(done.code, 2, "{sweep}: {}", done.stderr);
         for word in words {
             assert!(done.stderr.contains(word), "{word:?} is not in {}", done.stderr);
         }
-        assert_eq!(folder.names(), before, "{sweep}: something was written");
+        assert!(folder.files() == before, "{sweep}: something was written");
         done
     };
     let hidden = |values: &str| GRID.replace("[6, 12]", values);
@@ -258,4 +261,32 @@ fn one_key_at_a_time_begins_with_none() {
         "trial 3 of 3: model.hidden=12 model.layers=1",
     ];
     assert_eq!(headings, expected, "{}", done.stderr);
+}
+
+#[test]
+fn a_sweep_outlives_its_terminal_and_a_hopeless_trial() {
+    // Of the first the loss is no number; of the second it is so large that its exponential is none.
+    let sweep = r#"
+config = "../tiny.toml"
+kind = "grid"
+[set]
+optimizer.clip = 0.0
+optimizer.weight_decay = 0.0
+schedule.kind = "constant"
+[search]
+optimizer.learning_rate = [1e38, 700.0, 0.01]
+"#;
+    let folder = folder(sweep);
+    let mut child =
+        folder.command(&SWEEP).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let hopeless = folder.json("runs/small/002/summary.json");
+    assert!(hopeless["train"]["nats_per_char"].as_f64().unwrap() > 709.0, "{hopeless}");
+    assert!(hopeless["train"]["perplexity"].is_null(), "{hopeless}");
+    let again = folder.ok(&SWEEP);
+    assert!(again.stderr.contains("3 of 3 trials have ended"), "{}", again.stderr);
+    let finished = folder.ok(&["resume", "runs/small/002", "--device", CPU]);
+    assert!(finished.stderr.contains("is finished, with 2 epochs"), "{}", finished.stderr);
+    folder.ok(&["evaluate", "runs/small/002", "--device", CPU]);
 }

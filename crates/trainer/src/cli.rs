@@ -176,6 +176,9 @@ pub struct EvaluateArgs {
     /// Another text, or where the run's own is now. A part of it is cut as the run's was.
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
+    /// Whether characters of another text that the model does not know are an error or left out.
+    #[arg(long, value_enum, default_value = "error", requires = "text")]
+    pub unknown: UnknownPolicy,
     /// Let the model learn from the text as it reads, each character being scored before it is learnt
     /// from, as the run's section "dynamic" says. The run's own text must be there: the training part
     /// tells how far each weight moves.
@@ -198,7 +201,7 @@ pub struct EvaluateArgs {
 /// What to do with characters that the model does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum UnknownPolicy {
-    /// Refuse the prompt.
+    /// Refuse the text.
     Error,
     /// Drop them.
     Skip,
@@ -318,8 +321,8 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
     pub against: Option<PathBuf>,
     /// CPU threads to use; 0 stands for one per core.
-    #[arg(long, value_name = "COUNT", default_value_t = 0)]
-    pub threads: usize,
+    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=1_024))]
+    pub threads: u16,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
     /// Print a line of JSON per row and implementation.

@@ -32,6 +32,14 @@ pub enum Error {
         /// Why not.
         source: CorpusError,
     },
+    /// The text of a run is not where it was.
+    #[error("the text {name}, which the run was trained on, {source}; say where it is with --text")]
+    TextGone {
+        /// The path.
+        name: String,
+        /// Why it cannot be read.
+        source: CorpusError,
+    },
     /// A part of the corpus that is too short for what is asked of it.
     #[error("the {split} part of the text: {source}")]
     Layout {
@@ -57,6 +65,17 @@ pub enum Error {
         /// What differs.
         difference: String,
     },
+    /// A text outside the vocabulary.
+    #[error(
+        "the text {name} has a character that the model does not know: {unknown}; leave such characters \
+         out with --unknown skip"
+    )]
+    UnknownInText {
+        /// The path.
+        name: String,
+        /// The first of them.
+        unknown: UnknownSymbol,
+    },
     /// A prompt outside the vocabulary.
     #[error("the prompt: {0}; leave it out, or drop such characters with --unknown skip")]
     Prompt(UnknownSymbol),
@@ -77,7 +96,7 @@ pub enum Error {
     #[error("the run {} exists; replace it with --force, or give another name with --run", .0.display())]
     RunExists(PathBuf),
     /// A run that another process is writing.
-    #[error("another process is training in {}; let it end or stop it, or give another name with --run", .0.display())]
+    #[error("another process is training in {}; let it end, or stop it", .0.display())]
     RunBusy(PathBuf),
     /// A folder that is no run.
     #[error("{} is not a run folder: {reason}", path.display())]
@@ -105,6 +124,22 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A model file of another version of this program.
+    #[error(
+        "{}: its format is {format:?}, written by poquelin {poquelin}; this version reads {ours:?}: \
+         use that one",
+        path.display()
+    )]
+    OtherFormat {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        format: String,
+        /// The version that wrote it.
+        poquelin: String,
+        /// The format that this version reads.
+        ours: &'static str,
     },
     /// Weights that do not fit the model.
     #[error("{}: {source}", path.display())]
@@ -146,14 +181,18 @@ pub enum Error {
     /// The loss or the gradient is not a number.
     #[error(
         "training diverged at step {step} (epoch {epoch}): loss {loss:.4e}, gradient norm {norm:.4e}; \
-         the weights are as before it, {}, and {} tells what was read; lower \
-         optimizer.learning_rate or set optimizer.clip, as in `poquelin resume {} --set \
-         optimizer.clip=1`, or let it go back by itself with train.on_divergence=rollback",
+         the weights are as before it, {}, and {} tells what was read; {}, as in \
+         `poquelin resume {} --set {}`, or let it go back by itself with train.on_divergence=rollback",
         match checkpoint {
             Some(step) => format!("the checkpoint of step {step} stands"),
             None => "there is no checkpoint yet".to_owned(),
         },
-        report.display(), run.display()
+        report.display(),
+        match advice.split_once('=') {
+            Some((key, _)) if key.ends_with("clip") => format!("set {key}"),
+            _ => "lower optimizer.learning_rate".to_owned(),
+        },
+        run.display(), advice
     )]
     Diverged {
         /// The step, from 1.
@@ -168,6 +207,8 @@ pub enum Error {
         checkpoint: Option<u64>,
         /// The file with more about it.
         report: PathBuf,
+        /// What may help, as `--set` takes it.
+        advice: String,
         /// The run folder.
         run: PathBuf,
     },
@@ -187,12 +228,21 @@ pub enum Error {
         differences: Vec<String>,
     },
     /// Fewer epochs than the run has.
-    #[error("train.epochs: the run {} has done {done} already, got {got}", run.display())]
+    #[error(
+        "train.epochs: the run {} {}, got {got}",
+        run.display(),
+        match under_way {
+            true => format!("is in epoch {} already", done + 1),
+            false => format!("has done {done} already"),
+        }
+    )]
     TooFewEpochs {
         /// The run folder.
         run: PathBuf,
-        /// Its epochs.
+        /// Its whole epochs.
         done: usize,
+        /// Whether it has begun with another.
+        under_way: bool,
         /// What was asked for.
         got: usize,
     },
@@ -239,6 +289,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// Of the text that a run had: where it cannot be read, it may lie elsewhere now.
+    #[must_use]
+    pub fn where_text_was(self) -> Self {
+        match self {
+            Self::Corpus { name, source: source @ CorpusError::Io(_) } => {
+                Self::TextGone { name, source }
+            }
+            other => other,
+        }
+    }
+
     /// The process's exit code: 2 for bad input, 1 for a failed run, 130 or 143 for an interrupt
     /// that saved.
     pub fn exit_code(&self) -> u8 {
@@ -247,6 +308,8 @@ impl Error {
             | Self::Sweep(_)
             | Self::Device(_)
             | Self::Corpus { .. }
+            | Self::TextGone { .. }
+            | Self::UnknownInText { .. }
             | Self::Layout { .. }
             | Self::NoSplit { .. }
             | Self::CorpusChanged { .. }
@@ -259,6 +322,7 @@ impl Error {
             | Self::NotASweep { .. }
             | Self::NoEpochs(_)
             | Self::Damaged { .. }
+            | Self::OtherFormat { .. }
             | Self::Weights { .. }
             | Self::BenchLine { .. }
             | Self::RunChanged { .. }

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::scores::{Score, Tally};
+use crate::scores::{Score, Tally, number_or_null};
 
 /// Where a run stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,7 +95,8 @@ pub struct EpochSums {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mean {
-    /// Nats per character.
+    /// Nats per character; not a number where the model gave none.
+    #[serde(deserialize_with = "number_or_null")]
     pub nats_per_char: f64,
     /// How many characters.
     pub chars: u64,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use mimalloc::MiMalloc;
 use poquelin::cli::Cli;
-use poquelin::commands;
+use poquelin::{commands, progress};
 use tracing_subscriber::EnvFilter;
 
 /// Every training step makes large tensors and drops them again. This allocator keeps their pages
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         Err(error) => {
             let code = error.exit_code();
             if code != 0 {
-                eprintln!("poquelin: {error}");
+                progress::to_stderr(&format!("poquelin: {error}"));
                 tracing::debug!(source = ?error.source(), "the error's source");
             }
             ExitCode::from(code)

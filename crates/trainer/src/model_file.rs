@@ -14,7 +14,9 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use poquelin_data::Vocabulary;
-use poquelin_model::{CharLstm, CharLstmConfig, Initialization, LstmState, Seed};
+use poquelin_model::{
+    CharLstm, CharLstmConfig, Initialization, LstmState, Seed, identify_parameters,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -199,7 +201,16 @@ impl Contents {
         tensors.remove(CHECKSUM);
         let note =
             notes.get(NOTE).ok_or_else(|| damaged("it is not of this program".to_owned()))?;
-        let header = read_header(note).map_err(damaged)?;
+        let (format, poquelin) = read_format(note).map_err(damaged)?;
+        if format != FORMAT {
+            return Err(Error::OtherFormat {
+                path: path.to_owned(),
+                format,
+                poquelin,
+                ours: FORMAT,
+            });
+        }
+        let header = serde_json::from_str(note).map_err(|error| damaged(unreadable(&error)))?;
         check(&header, bytes.len()).map_err(damaged)?;
         Ok(Self { header, tensors })
     }
@@ -231,7 +242,16 @@ impl Contents {
             .collect();
         // Drawn to be replaced, and this is drawn in no time.
         let config = self.header.model().with_initialization(Initialization::Pytorch);
-        weights::load(config.init(Seed::new(0), device), weights).map_err(misfit)
+        let network = identify_parameters(config.init(Seed::new(0), device));
+        weights::load(network, weights).map_err(misfit)
+    }
+
+    /// Puts the average of the network's weights in their place, if there is one: it is what would be kept.
+    pub fn prefer_average(&mut self) {
+        for (name, data) in take(&mut self.tensors, &[AVERAGE]) {
+            let path = name.trim_start_matches(AVERAGE);
+            self.tensors.insert(format!("{WEIGHTS}{path}"), data);
+        }
     }
 
     /// The optimizer's state, taken out.
@@ -316,20 +336,20 @@ fn is_sealed(bytes: &[u8]) -> bool {
         .is_some_and(|(content, checksum)| Sha256::digest(content).as_slice() == checksum)
 }
 
-fn read_header(note: &str) -> Result<Header, String> {
+/// The format of a file, and the version that wrote it.
+fn read_format(note: &str) -> Result<(String, String), String> {
     #[derive(Deserialize)]
     struct Format {
         format: String,
         poquelin: String,
     }
-    let unreadable = |error: serde_json::Error| format!("its header: {error}");
-    let Format { format, poquelin } = serde_json::from_str(note).map_err(unreadable)?;
-    if format != FORMAT {
-        return Err(format!(
-            "its format is {format:?}, written by poquelin {poquelin}; this version reads {FORMAT:?}"
-        ));
-    }
-    serde_json::from_str(note).map_err(unreadable)
+    let Format { format, poquelin } =
+        serde_json::from_str(note).map_err(|error| unreadable(&error))?;
+    Ok((format, poquelin))
+}
+
+fn unreadable(error: &serde_json::Error) -> String {
+    format!("its header: {error}")
 }
 
 /// Refuses a header that no file of this length can belong to, before a model of its size is made.

@@ -48,7 +48,8 @@ pub struct Console {
 enum Mode {
     Live(ProgressBar),
     Plain,
-    Silent,
+    /// The lines that are to be seen when the terminal is free again.
+    Silent(Mutex<Vec<String>>),
 }
 
 struct Status {
@@ -62,6 +63,8 @@ struct Status {
     epochs: usize,
     done: usize,
     chunks: usize,
+    /// The share of the whole run that was done when it began to be shown.
+    before: f64,
     /// Loss and speed of the steps since the last line.
     loss: Mean,
     speed: Mean,
@@ -91,7 +94,7 @@ impl Console {
     /// Begins to show a run. The console falls silent when the last reference to it is dropped.
     pub fn start(style: Style) -> Arc<Self> {
         let mode = match style {
-            Style::Silent => Mode::Silent,
+            Style::Silent => Mode::Silent(Mutex::default()),
             Style::Automatic if io::stderr().is_terminal() => Mode::Live(bar()),
             Style::Automatic | Style::Plain => Mode::Plain,
         };
@@ -105,6 +108,7 @@ impl Console {
             epochs: 0,
             done: 0,
             chunks: 0,
+            before: 0.0,
             loss: Mean::default(),
             speed: Mean::default(),
         };
@@ -116,12 +120,12 @@ impl Console {
         console
     }
 
-    /// Writes a line of its own to standard error.
+    /// Writes a line of its own to standard error; while the dashboard has the terminal, once that is gone.
     pub fn line(&self, text: &str) {
         match &self.mode {
             Mode::Live(bar) => bar.suspend(|| to_stderr(text)),
             Mode::Plain => to_stderr(text),
-            Mode::Silent => {}
+            Mode::Silent(lines) => unpoisoned(lines).push(text.to_owned()),
         }
     }
 
@@ -135,7 +139,7 @@ impl Console {
         match &self.mode {
             Mode::Live(bar) => bar.suspend(|| to_stdout(text)),
             Mode::Plain => to_stdout(text),
-            Mode::Silent => Ok(()),
+            Mode::Silent(_) => Ok(()),
         }
     }
 
@@ -144,10 +148,20 @@ impl Console {
         self.status().phase = phase.map(str::to_owned);
     }
 
-    /// Takes the live line off the screen.
+    /// Says where training begins now: behind so many whole epochs and so many of the next one's chunks.
+    pub fn train_from(&self, epochs: usize, epoch: usize, chunk: usize, chunks: usize) {
+        let mut status = self.status();
+        (status.began, status.epochs) = (Instant::now(), epochs);
+        (status.epoch, status.done, status.chunks) = (epoch + 1, chunk, chunks);
+        status.before = status.share();
+    }
+
+    /// Takes the live line off the screen, and shows what could not be shown until now.
     pub fn finish(&self) {
-        if let Mode::Live(bar) = &self.mode {
-            bar.finish_and_clear();
+        match &self.mode {
+            Mode::Live(bar) => bar.finish_and_clear(),
+            Mode::Plain => {}
+            Mode::Silent(lines) => unpoisoned(lines).drain(..).for_each(|line| to_stderr(&line)),
         }
     }
 
@@ -166,9 +180,13 @@ impl Console {
     }
 
     fn status(&self) -> MutexGuard<'_, Status> {
-        // A status only feeds what people read: after a panic any is good enough.
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+        unpoisoned(&self.status)
     }
+}
+
+/// What only feeds what people read: after a panic any of it is good enough.
+fn unpoisoned<T>(shown: &Mutex<T>) -> MutexGuard<'_, T> {
+    shown.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Console {
@@ -191,7 +209,10 @@ impl Status {
         }
         let share = self.share();
         let elapsed = self.began.elapsed().as_secs_f64();
-        let left = if share > 0.0 { duration(elapsed / share - elapsed) } else { "?".to_owned() };
+        let left = match share - self.before {
+            done if done > 0.0 => duration(elapsed * (1.0 - share) / done),
+            _ => "?".to_owned(),
+        };
         let mut text = format!("epoch {}/{}  {:3.0}%", self.epoch, self.epochs, share * 100.0);
         if let Some(phase) = &self.phase {
             text += &format!("  {phase}");
@@ -237,8 +258,8 @@ fn tick(watched: &Weak<Console>) {
     }
 }
 
-fn to_stderr(text: &str) {
-    // Nobody is left to be told that standard error is gone.
+/// Writes a line to standard error. Nobody is left to be told where that is gone.
+pub fn to_stderr(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
@@ -373,4 +394,22 @@ impl MetricsRenderer for ProgressRenderer {
     fn manual_close(&mut self) {}
 
     fn register_metric(&mut self, _definition: MetricDefinition) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_goes_on_is_shown_where_it_stands() {
+        let console = Console::start(Style::Silent);
+        console.train_from(30, 14, 5, 10);
+        let text = |console: &Console| console.status().text();
+        assert!(text(&console).starts_with("epoch 15/30   48%"), "{}", text(&console));
+        assert!(text(&console).ends_with("? left"), "{}", text(&console));
+        // Half an epoch in a minute: fifteen more take half an hour.
+        console.status().began -= Duration::from_secs(60);
+        console.update(|status| status.done = 10);
+        assert!(text(&console).ends_with("30:00 left"), "{}", text(&console));
+    }
 }

@@ -92,19 +92,21 @@ pub fn known_prompt(vocabulary: &Vocabulary, prompt: &str) -> Vec<u32> {
     }
 }
 
-/// A text of `length` characters behind what the vocabulary has of `prompt`, which is left out.
+/// A text of `length` characters behind what the vocabulary has of `prompt`, which is left out; where somebody
+/// asks to `stop`, what there is of it.
 pub fn write_sample(
     network: &CharLstm,
     vocabulary: &Vocabulary,
     prompt: &str,
     length: usize,
     sampling: Sampling,
+    stop: impl Fn() -> bool,
 ) -> String {
     let prompt = known_prompt(vocabulary, prompt);
-    let mut tokens = Vec::with_capacity(length);
-    let Ok(()) = generate(network, &prompt, length, sampling, |token| {
+    let mut tokens = Vec::new();
+    let _stopped = generate(network, &prompt, length, sampling, |token| {
         tokens.push(token);
-        Ok::<(), std::convert::Infallible>(())
+        if stop() { Err(()) } else { Ok(()) }
     });
     vocabulary.decode(&tokens)
 }

@@ -1,9 +1,11 @@
 //! How well a text was predicted.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-/// The loss over a number of characters, in the three units people use.
+/// The loss over a number of characters, in the three units people use. In JSON `null` stands for what is not
+/// finite; the two units that follow from the first are not read.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Read")]
 pub struct Score {
     /// Mean negative log-likelihood, nats per character.
     pub nats_per_char: f64,
@@ -25,6 +27,25 @@ impl Score {
             chars,
         }
     }
+}
+
+/// What is read of a [`Score`].
+#[derive(Deserialize)]
+struct Read {
+    #[serde(deserialize_with = "number_or_null")]
+    nats_per_char: f64,
+    chars: u64,
+}
+
+impl From<Read> for Score {
+    fn from(Read { nats_per_char, chars }: Read) -> Self {
+        Self::new(nats_per_char, chars)
+    }
+}
+
+/// A number as JSON has it, which writes `null` for what is not finite.
+pub(crate) fn number_or_null<'a, D: Deserializer<'a>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// Nats in bits.

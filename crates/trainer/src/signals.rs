@@ -42,25 +42,35 @@ impl fmt::Display for Signal {
 pub struct Signals {
     interrupt: Arc<AtomicBool>,
     terminate: Arc<AtomicBool>,
+    hang_up: Arc<AtomicBool>,
 }
 
+/// The exit code of a program that did not wait for its run to be saved.
+const UNSAVED: i32 = 1;
+
 impl Signals {
-    /// Begins to watch. A second signal of a kind leaves at once, with the same exit code.
+    /// Begins to watch. A second Ctrl-C or SIGTERM leaves at once, with exit code 1; a second SIGHUP does
+    /// not, for terminals that go away send several. What whoever started the program has it ignore, as `nohup`
+    /// does SIGHUP, stays ignored where the system tells of it: on Linux.
     ///
     /// # Errors
     ///
     /// Where the system refuses the handlers.
     pub fn watch() -> std::io::Result<Self> {
         let signals = Self::default();
-        for (number, seen, signal) in [
-            (SIGINT, &signals.interrupt, Signal::Interrupt),
-            (SIGTERM, &signals.terminate, Signal::Terminate),
+        for (number, seen, may_leave) in [
+            (SIGINT, &signals.interrupt, true),
+            (SIGTERM, &signals.terminate, true),
             #[cfg(unix)]
-            (SIGHUP, &signals.terminate, Signal::Terminate),
+            (SIGHUP, &signals.hang_up, false),
         ] {
+            if is_ignored(number) {
+                continue;
+            }
             // In this order: the first signal finds the flag unset, then sets it.
-            let code = i32::from(signal.exit_code());
-            flag::register_conditional_shutdown(number, code, seen.clone())?;
+            if may_leave {
+                flag::register_conditional_shutdown(number, UNSAVED, seen.clone())?;
+            }
             flag::register(number, seen.clone())?;
         }
         Ok(signals)
@@ -71,10 +81,22 @@ impl Signals {
         let seen = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
         if seen(&self.interrupt) {
             Some(Signal::Interrupt)
-        } else if seen(&self.terminate) {
+        } else if seen(&self.terminate) || seen(&self.hang_up) {
             Some(Signal::Terminate)
         } else {
             None
         }
     }
+}
+
+/// Whether the program was started with a signal ignored.
+fn is_ignored(number: i32) -> bool {
+    if cfg!(not(target_os = "linux")) {
+        return false;
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // Bit 0 is signal 1.
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (number - 1) & 1 == 1)
 }

@@ -8,6 +8,7 @@ use poquelin_data::{Corpus, CorpusError, CorpusOptions, Vocabulary};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::cli::UnknownPolicy;
 use crate::config::DataConfig;
 use crate::error::Error;
 
@@ -51,7 +52,8 @@ impl TextSource {
         }
     }
 
-    /// Reads the text as `data` says: in a vocabulary of its own, or in the one given.
+    /// Reads the text as `data` says: in a vocabulary of its own, or in the one given, which may lack some of its
+    /// characters.
     ///
     /// # Errors
     ///
@@ -59,9 +61,12 @@ impl TextSource {
     pub fn read(
         &self,
         data: &DataConfig,
-        vocabulary: Option<&Vocabulary>,
+        vocabulary: Option<(&Vocabulary, UnknownPolicy)>,
     ) -> Result<Corpus, Error> {
-        let named = |source| Error::Corpus { name: self.name(), source };
+        let named = |source| match source {
+            CorpusError::Unknown(unknown) => Error::UnknownInText { name: self.name(), unknown },
+            source => Error::Corpus { name: self.name(), source },
+        };
         match self {
             Self::Comedy => decode(COMEDY.as_bytes(), COMEDY.len(), data, vocabulary),
             Self::File(path) => {
@@ -89,16 +94,17 @@ fn decode(
     reader: impl Read,
     size_hint: usize,
     data: &DataConfig,
-    vocabulary: Option<&Vocabulary>,
+    vocabulary: Option<(&Vocabulary, UnknownPolicy)>,
 ) -> Result<Corpus, CorpusError> {
     let options = CorpusOptions {
         units: data.units,
         take: (data.take > 0).then_some(data.take),
         unify_newlines: data.unify_newlines,
+        skip_unknown: matches!(vocabulary, Some((_, UnknownPolicy::Skip))),
         size_hint,
     };
     match vocabulary {
-        Some(vocabulary) => Corpus::read_with(reader, &options, vocabulary),
+        Some((vocabulary, _)) => Corpus::read_with(reader, &options, vocabulary),
         None => Corpus::read(reader, &options),
     }
 }

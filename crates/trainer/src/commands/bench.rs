@@ -17,7 +17,7 @@ use crate::threads;
 pub fn run(args: &BenchArgs) -> Result<(), Error> {
     let rows = args.rows();
     let others = args.against.as_deref().map(read_lines).transpose()?.unwrap_or_default();
-    threads::run(args.threads, || measure(args, &rows, &others))
+    threads::run(args.threads.into(), || measure(args, &rows, &others))
 }
 
 fn measure(args: &BenchArgs, rows: &[Row], others: &[Line]) -> Result<(), Error> {

@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::cli::DevicesArgs;
 use crate::device::{Backend, DeviceChoice};
 use crate::error::Error;
+use crate::progress::to_stderr;
 
 /// A device, as `--json` prints it.
 #[derive(Debug, Serialize)]
@@ -100,6 +101,6 @@ pub fn run(args: &DevicesArgs) -> Result<(), Error> {
         }
     }
     // What a build has and a machine has not is worth knowing, and no failure.
-    missing.iter().for_each(|error| eprintln!("{error}"));
+    missing.iter().for_each(|error| to_stderr(&error.to_string()));
     Ok(())
 }

@@ -7,16 +7,16 @@ use poquelin_data::Splits;
 use serde::Serialize;
 
 use super::tuning::{Texts, tune};
-use super::{print, print_json};
+use super::{find_model, print, print_json};
 use crate::cli::{EvaluateArgs, Part};
-use crate::config::Config;
+use crate::config::{Config, DataConfig};
 use crate::dynamic::{self, Pieces};
 use crate::error::Error;
 use crate::evaluation::Evaluation;
 use crate::learning::model::LanguageModel;
 use crate::model_file::{Contents, Header};
-use crate::progress::thousands;
-use crate::run_folder::{RunFolder, find_model};
+use crate::progress::{thousands, to_stderr};
+use crate::run_folder::RunFolder;
 use crate::scores::Score;
 use crate::text::{Fingerprint, TextSource};
 use crate::threads;
@@ -47,12 +47,30 @@ fn evaluate(args: &EvaluateArgs, path: &Path, mut contents: Contents) -> Result<
     let device = if args.dynamic { device.autodiff() } else { device };
     let network = contents.network(path, &device)?;
     let Header { config, vocabulary, corpus: expected, .. } = &contents.header;
+    check_assignments(&args.assignments)?;
     let settings = config.with(&args.assignments)?.dynamic;
 
     let own = TextSource::new(&text_of_run(&args.run).unwrap_or(config.data.text.clone()));
     let source = args.text.as_ref().map_or(own.clone(), |path| TextSource::File(path.clone()));
-    let corpus = Arc::new(source.read(&config.data, Some(vocabulary))?);
+    let read = |source: &TextSource, data| source.read(data, Some((vocabulary, args.unknown)));
+    let mut corpus = match args.text {
+        Some(_) => read(&source, &config.data)?,
+        None => read(&source, &config.data).map_err(Error::where_text_was)?,
+    };
     let difference = Fingerprint::of(&corpus).difference(expected);
+    if args.text.is_some() && difference.is_some() && config.data.take > 0 {
+        // Of its own text the run took a piece; another one is meant as a whole.
+        let whole = DataConfig { take: 0, ..config.data.clone() };
+        corpus = source.read(&whole, Some((vocabulary, args.unknown)))?;
+    }
+    let skipped = corpus.skipped();
+    if skipped > 0 {
+        let (count, name) = (thousands(skipped as u64), source.name());
+        to_stderr(&format!(
+            "left out of {name}, for the model does not know them: {count} characters"
+        ));
+    }
+    let corpus = Arc::new(corpus);
     let part = match (args.split, &difference) {
         _ if args.tune => Part::Valid,
         (Some(part), _) => part,
@@ -68,7 +86,7 @@ fn evaluate(args: &EvaluateArgs, path: &Path, mut contents: Contents) -> Result<
             return Err(changed(source.name(), difference));
         }
         Some(_) if args.dynamic => {
-            let training = Arc::new(own.read(&config.data, Some(vocabulary))?);
+            let training = Arc::new(read(&own, &config.data)?);
             match Fingerprint::of(&training).difference(expected) {
                 Some(difference) => return Err(changed(own.name(), difference)),
                 None => training,
@@ -90,6 +108,19 @@ fn evaluate(args: &EvaluateArgs, path: &Path, mut contents: Contents) -> Result<
         evaluation.run(&LanguageModel { network }, |_, _| true)?
     };
     report(args, part, score)
+}
+
+/// Refuses what has no part in scoring.
+fn check_assignments(assignments: &[String]) -> Result<(), Error> {
+    let of_others = |text: &&String| !text.trim_start().starts_with("dynamic.");
+    match assignments.iter().find(of_others) {
+        Some(other) => Err(Error::Option {
+            flag: "--set",
+            expected: "a key of the section dynamic, as in dynamic.rate=0.0003",
+            got: other.clone(),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Where a run has its text; `None` for a model file, which does not know.

@@ -3,14 +3,14 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use poquelin_data::{Units, Vocabulary};
+use poquelin_data::Vocabulary;
 use poquelin_model::Seed;
 use serde::Serialize;
 
+use super::{find_model, print_json, print_line};
 use crate::cli::{GenerateArgs, UnknownPolicy};
 use crate::error::Error;
 use crate::model_file::{Contents, Header};
-use crate::run_folder::find_model;
 use crate::sampling::{Sampling, generate, generate_texts, known_prompt};
 use crate::threads;
 
@@ -65,12 +65,17 @@ fn write(
         let texts = generate_texts(&network, &tokens, args.texts, args.length, sampling);
         return print_texts(args, vocabulary, &tokens, &texts);
     }
-    let mut output = TextOutput::new(vocabulary);
+    // As they come. Of units of bytes a terminal puts those of a character together.
+    let write = |token: u32| {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(&vocabulary.bytes(&[token]))?;
+        Ok::<(), Error>(stdout.flush()?)
+    };
     if args.prompt.is_some() {
-        tokens.iter().try_for_each(|&token| output.write(token))?;
+        tokens.iter().try_for_each(|&token| write(token))?;
     }
-    generate(&network, &tokens, args.length, sampling, |token| output.write(token))?;
-    output.finish()
+    generate(&network, &tokens, args.length, sampling, write)?;
+    print_line(b"")
 }
 
 /// A text, as `--json` prints it.
@@ -95,40 +100,12 @@ fn print_texts(
     for (index, tokens) in texts.iter().enumerate() {
         if args.json {
             let (prompt, written) = (vocabulary.decode(prompt), vocabulary.decode(tokens));
-            super::print_json(&Text { text: index + 1, prompt, written })?;
+            print_json(&Text { text: index + 1, prompt, written })?;
         } else {
-            let text = vocabulary.decode(&[shown, tokens].concat());
-            super::print(&format!("==> {} of {} <==\n{text}", index + 1, texts.len()))?;
+            let mut text = format!("==> {} of {} <==\n", index + 1, texts.len()).into_bytes();
+            text.extend(vocabulary.bytes(&[shown, tokens].concat()));
+            print_line(&text)?;
         }
     }
     Ok(())
-}
-
-/// Standard output, a token at a time: characters as they come, bytes of one all together, since
-/// half a character cannot be shown.
-struct TextOutput<'a> {
-    vocabulary: &'a Vocabulary,
-    bytes: Vec<u32>,
-}
-
-impl<'a> TextOutput<'a> {
-    fn new(vocabulary: &'a Vocabulary) -> Self {
-        Self { vocabulary, bytes: Vec::new() }
-    }
-
-    fn write(&mut self, token: u32) -> Result<(), Error> {
-        match self.vocabulary.units() {
-            Units::Byte => self.bytes.push(token),
-            Units::Char => {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(self.vocabulary.decode(&[token]).as_bytes())?;
-                stdout.flush()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> Result<(), Error> {
-        super::print(&self.vocabulary.decode(&self.bytes))
-    }
 }

@@ -13,9 +13,13 @@ mod training;
 mod tuning;
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use crate::cli::{Command, CorpusCommand};
 use crate::error::Error;
+use crate::model_file::Contents;
+use crate::progress::to_stderr;
+use crate::run_folder::{self, Model};
 
 /// Runs a subcommand.
 ///
@@ -36,10 +40,26 @@ pub fn run(command: Command) -> Result<(), Error> {
     }
 }
 
+/// The model of a run, or of a file. Says which of a run's it is where that is not finished.
+fn find_model(name: &str) -> Result<(PathBuf, Contents), Error> {
+    let Model { path, contents, is_final } = run_folder::find_model(name)?;
+    if !is_final {
+        let (path, epoch) = (path.display(), contents.header.progress.epoch);
+        to_stderr(&format!("the run is not finished: its model is {path}, of epoch {epoch}"));
+    }
+    Ok((path, contents))
+}
+
 /// Writes a line of results.
 fn print(text: &str) -> Result<(), Error> {
+    print_line(text.as_bytes())
+}
+
+/// The same of what may not be UTF-8.
+fn print_line(text: &[u8]) -> Result<(), Error> {
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{text}")?;
+    stdout.write_all(text)?;
+    stdout.write_all(b"\n")?;
     Ok(stdout.flush()?)
 }
 

@@ -78,7 +78,11 @@ fn resume(args: &ResumeArgs, beginning: Beginning) -> Result<(), Error> {
 
     let source = TextSource::new(&config.data.text);
     console.phase(Some(&format!("reading {}", source.name())));
-    let text = Text::new(source.read(&config.data, None)?);
+    let read = source.read(&config.data, None);
+    let text = Text::new(match args.text {
+        Some(_) => read?,
+        None => read.map_err(Error::where_text_was)?,
+    });
     let stored = newest.as_ref().map(|newest| newest.contents.header.clone());
     if let Some(header) = &stored {
         check_text(&source.name(), &text, header)?;
@@ -155,7 +159,11 @@ pub(super) fn revive(
     check_place(&newest, parts)?;
     let Newest { path, contents, damaged } = newest;
     let mut warnings = Vec::new();
+    let averaged_otherwise = contents.header.config.average.kind != config.average.kind;
     let mut restored = Restored::new(&path, contents, adam_w.clone(), device)?;
+    if averaged_otherwise {
+        restored.standing.forget_average();
+    }
     read_best(folder, text, device, &mut restored.standing, &mut warnings)?;
     for (path, error) in damaged {
         folder.put_away(&path)?;
@@ -195,7 +203,7 @@ pub(super) fn check_changes(
     let (Progress { epoch, chunk, .. }, got) = (header.progress, config.train.epochs);
     let done = epoch + usize::from(chunk > 0);
     if got < done {
-        return Err(Error::TooFewEpochs { run, done: epoch, got });
+        return Err(Error::TooFewEpochs { run, done: epoch, under_way: chunk > 0, got });
     }
     Ok(free)
 }

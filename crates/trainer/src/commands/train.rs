@@ -62,8 +62,13 @@ fn train(
     if let Some(signal) = signals.received() {
         return Err(Error::InterruptedEarly(signal));
     }
-    let folder = RunFolder::create(&path, &config, &text.vocabulary, &text.fingerprint)?;
+    let folder =
+        RunFolder::create(&path, args.force, &config, &text.vocabulary, &text.fingerprint)?;
     console.phase(None);
+    if let Some(aside) = folder.replaces().next_back() {
+        let (path, aside) = (path.display(), aside.display());
+        console.line(&format!("{path} is set aside as {aside} until this run has ended well"));
+    }
     console.line(&format!(
         "{}: {} characters, {} of them distinct; {} parameters on {}",
         source.name(),

@@ -13,7 +13,7 @@ use burn_train::renderer::tui::TuiMetricsRendererWrapper;
 use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 use poquelin_data::{ChunkLoader, Corpus, Splits, Vocabulary};
 use poquelin_model::devices::{arithmetic, hardware, has_half};
-use poquelin_model::{CharLstm, Seed};
+use poquelin_model::{CharLstm, Seed, identify_parameters};
 use serde::{Deserialize, Serialize};
 
 use super::{print, print_json};
@@ -30,7 +30,7 @@ use crate::learning::optimizer_state::{Tap, TappedAdamW};
 use crate::learning::schedule::Schedule;
 use crate::learning::strategy::{Ending, Job, Standing, TruncatedBptt};
 use crate::model_file::{Contents, Header, Machine, Scores};
-use crate::progress::{Console, ProgressRenderer, Style, duration, thousands};
+use crate::progress::{Console, ProgressRenderer, Style, duration, thousands, to_stderr};
 use crate::run_folder::RunFolder;
 use crate::sampling::{Sampling, write_sample};
 use crate::scores::Score;
@@ -107,7 +107,7 @@ pub(super) fn finish(ready: Ready<'_>) -> Result<(), Error> {
     let seed = Seed::new(config.train.seed).derive("last sample", 0);
     let sampling = Sampling { temperature: config.sample.temperature, seed };
     let prompt = &config.sample.prompt;
-    let sample = write_sample(&model.network, &vocabulary, prompt, LAST_SAMPLE, sampling);
+    let sample = write_sample(&model.network, &vocabulary, prompt, LAST_SAMPLE, sampling, || false);
     report(device, &summary, &vocabulary, &sample)?;
     if show.json { print_json(&summary) } else { Ok(()) }
 }
@@ -167,6 +167,14 @@ pub(super) fn complete(ready: Ready<'_>) -> Result<Finished, Error> {
         test,
     };
     folder.finish(&summary)?;
+    match folder.remove_replaced() {
+        Ok(replaced) => replaced.iter().for_each(|path| {
+            to_stderr(&format!("{} is removed: this run replaces it", path.display()));
+        }),
+        Err(error) => {
+            to_stderr(&format!("warning: what this run replaces is still there: {error}"))
+        }
+    }
     Ok(Finished { summary, config, vocabulary: text.vocabulary, model })
 }
 
@@ -185,7 +193,7 @@ pub(super) fn check_device(config: &Config, device: &Device) -> Result<(), Error
 /// A network with the weights that its run begins with.
 pub(super) fn fresh_network(config: &Config, vocabulary: &Vocabulary, device: &Device) -> CharLstm {
     let seed = Seed::new(config.train.seed).derive("weights", 0);
-    config.model(vocabulary.len()).init(seed, device)
+    identify_parameters(config.model(vocabulary.len()).init(seed, device))
 }
 
 /// A configuration with what flags of their own set.

@@ -396,7 +396,14 @@ impl Config {
         let both = model.residual && model.layer_norm;
         expect("model.residual", model.residual, alone, !both)?;
         let size = format!("a model of at most {LARGEST} parameters");
-        expect("model.hidden", model.hidden, &size, model.recurrent_parameters() <= LARGEST)?;
+        let count = model.recurrent_parameters();
+        let ModelConfig { embedding, hidden, layers, .. } = *model;
+        let got = format!(
+            "{count}: model.hidden = {hidden}, model.layers = {layers}, model.embedding = {embedding}"
+        );
+        expect("model", got, &size, count <= LARGEST)?;
+        let length = "a whole number from 0 to 1,000,000";
+        expect("sample.length", sample.length, length, sample.length <= 1_000_000)?;
         expect("checkpoint.keep", checkpoint.keep, at_least_1, checkpoint.keep > 0)
     }
 }

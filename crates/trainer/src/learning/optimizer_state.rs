@@ -21,7 +21,7 @@ const RANK: &str = "__rank";
 const ROOT: &str = "network.";
 
 /// What AdamW has gathered of each parameter.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct OptimizerState {
     /// The moments: `moment_1.` and `moment_2.` before the parameter's path.
     pub moments: Tensors,
@@ -191,7 +191,7 @@ impl Tap {
 }
 
 /// A state on its device. To hold it copies nothing; the next step leaves it as it is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CapturedState {
     captured: Vec<Captured>,
     paths: Vec<String>,
@@ -212,14 +212,15 @@ impl CapturedState {
 }
 
 /// The state of a parameter.
+#[derive(Clone)]
 struct Captured {
     time: u64,
-    moments: Box<dyn FnOnce() -> [TensorData; 2] + Send>,
+    moments: Arc<dyn Fn() -> [TensorData; 2] + Send + Sync>,
 }
 
 impl Captured {
     fn new<const D: usize>(state: AdamWState<D>) -> Self {
-        Self { time: state.time(), moments: Box::new(|| state.into_data()) }
+        Self { time: state.time(), moments: Arc::new(move || state.clone().into_data()) }
     }
 }
 

@@ -216,13 +216,15 @@ impl Session {
             self.save_checkpoint()?;
         }
         let (epochs, patience) = (self.job.config.train.epochs, self.job.config.train.patience);
+        let Progress { epoch, chunk, .. } = self.progress;
+        self.job.console.train_from(epochs, epoch, chunk, self.job.chunks.chunks(epoch));
         while self.progress.epoch < epochs
             && !self.ledger.has_stalled(self.progress.epoch, patience)
         {
             let epoch = self.progress.epoch + 1;
             match self.train_epoch(epoch) {
-                Err(divergence @ Error::Diverged { .. }) if self.may_roll_back() => {
-                    self.roll_back(&divergence)?;
+                Err(divergence @ Error::Diverged { step, .. }) if self.may_roll_back() => {
+                    self.roll_back(divergence, step)?;
                     continue;
                 }
                 trained => trained?,
@@ -298,8 +300,11 @@ impl Session {
                 self.tell(None)?;
                 self.stop_if_asked()?;
             }
-            if due && !last {
+            if due {
+                // Behind the last chunk of an epoch comes the scoring, which may take long, and then another checkpoint.
+                let again = if last { self.optimizer.clone() } else { None };
                 self.save_checkpoint()?;
+                self.optimizer = again;
             } else if self.writing.is_done() {
                 self.settle()?;
             }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::files::{replace_with, sync_folder};
+use super::files::{rename, replace_with};
 use super::{BEST, CHECKPOINTS, DAMAGED, MODEL, RunFolder};
 use crate::error::Error;
 use crate::model_file::Contents;
@@ -19,29 +19,54 @@ pub struct Newest {
     pub damaged: Vec<(PathBuf, Error)>,
 }
 
-/// The model of `name`: a model file itself; of a run the finished model, before there is one the
-/// best, or else the newest checkpoint that is whole.
+/// A model that was found.
+pub struct Model {
+    /// Its file.
+    pub path: PathBuf,
+    /// What it holds.
+    pub contents: Contents,
+    /// Whether it is a finished one: no run goes on behind it.
+    pub is_final: bool,
+}
+
+/// The model of `name`: a model file itself; of a run the finished model, or the best one where that is of a
+/// later epoch, for the run was given more; before there is either, the newest checkpoint that is whole.
 ///
 /// # Errors
 ///
 /// Where there is none, or it cannot be read.
-pub fn find_model(name: &str) -> Result<(PathBuf, Contents), Error> {
+pub fn find_model(name: &str) -> Result<Model, Error> {
     let path = RunFolder::locate(name)?;
     // A name that is none of a run may be a file's.
     let file = Path::new(name);
     if file.is_file() && !path.is_dir() {
-        return Ok((file.to_owned(), read(file)?));
+        return Ok(Model { path: file.to_owned(), contents: read(file)?, is_final: true });
     }
     let run = RunFolder::open(name)?;
-    for path in [run.path.join(MODEL), run.path.join(CHECKPOINTS).join(BEST)] {
-        if path.is_file() {
-            let contents = read(&path)?;
-            return Ok((path, contents));
+    let finished = run.path.join(MODEL);
+    let finished = finished.is_file().then(|| read(&finished).map(|contents| (finished, contents)));
+    let finished = finished.transpose()?;
+    let epoch = |(_, contents): &(PathBuf, Contents)| contents.header.progress.epoch;
+    let best = match &finished {
+        // Who asks for the finished model need not care for the state of another.
+        Some(_) => run.read_best().unwrap_or(None),
+        None => run.read_best()?,
+    };
+    match (finished, best) {
+        (finished, Some(best)) if finished.as_ref().is_none_or(|it| epoch(it) < epoch(&best)) => {
+            let (path, contents) = best;
+            Ok(Model { path, contents, is_final: false })
         }
-    }
-    match run.newest_checkpoint()? {
-        Some(newest) => Ok((newest.path, newest.contents)),
-        None => Err(Error::NotARun { path: run.path, reason: "it has no model yet".to_owned() }),
+        (Some((path, contents)), _) => Ok(Model { path, contents, is_final: true }),
+        (None, _) => {
+            let none = || {
+                let reason = "it has no model yet".to_owned();
+                Error::NotARun { path: run.path.clone(), reason }
+            };
+            let Newest { path, mut contents, .. } = run.newest_checkpoint()?.ok_or_else(none)?;
+            contents.prefer_average();
+            Ok(Model { path, contents, is_final: false })
+        }
     }
 }
 
@@ -97,13 +122,35 @@ impl RunFolder {
     ///
     /// # Errors
     ///
-    /// Where there are some and none is whole: what is wrong with the newest.
+    /// Where there are some and none is whole: what is wrong with the newest. Where one cannot be read, or
+    /// belongs to another version: that is no damage.
     pub fn newest_checkpoint(&self) -> Result<Option<Newest>, Error> {
+        self.newest_of(self.checkpoints()?)
+    }
+
+    /// As [`newest_checkpoint`](Self::newest_checkpoint), of those before a step. Newer ones are put away.
+    ///
+    /// # Errors
+    ///
+    /// The same, and where the file system refuses.
+    pub fn back_before(&self, step: u64) -> Result<Option<Newest>, Error> {
+        let limit = self.checkpoint(step);
+        let (before, behind): (Vec<_>, Vec<_>) =
+            self.checkpoints()?.into_iter().partition(|path| in_order(path) < in_order(&limit));
+        let newest = self.newest_of(before)?;
+        if newest.is_some() {
+            behind.iter().try_for_each(|path| self.put_away(path))?;
+        }
+        Ok(newest)
+    }
+
+    fn newest_of(&self, checkpoints: Vec<PathBuf>) -> Result<Option<Newest>, Error> {
         let mut damaged = Vec::new();
-        for path in self.checkpoints()?.into_iter().rev() {
+        for path in checkpoints.into_iter().rev() {
             match read(&path) {
                 Ok(contents) => return Ok(Some(Newest { path, contents, damaged })),
-                Err(error) => damaged.push((path, error)),
+                Err(error @ Error::Damaged { .. }) => damaged.push((path, error)),
+                Err(error) => return Err(error),
             }
         }
         damaged.into_iter().next().map_or(Ok(None), |(_, error)| Err(error))
@@ -117,8 +164,7 @@ impl RunFolder {
     pub fn put_away(&self, path: &Path) -> Result<(), Error> {
         let mut name = path.file_name().unwrap_or_default().to_os_string();
         name.push(DAMAGED);
-        fs::rename(path, path.with_file_name(name))
-            .and_then(|()| sync_folder(path.parent().unwrap_or(&self.path)))
+        rename(path, &path.with_file_name(name))
             .map_err(|source| Error::Write { path: path.to_owned(), source })
     }
 
@@ -138,9 +184,14 @@ impl RunFolder {
                 paths.push(path);
             }
         }
-        paths.sort_by_key(|path| (path.as_os_str().len(), path.clone()));
+        paths.sort_by(|a, b| in_order(a).cmp(&in_order(b)));
         Ok(paths)
     }
+}
+
+/// What checkpoints are in order by.
+fn in_order(path: &Path) -> (usize, &Path) {
+    (path.as_os_str().len(), path)
 }
 
 fn write(path: &Path, contents: &Contents) -> Result<(), Error> {

@@ -25,8 +25,7 @@ pub(super) fn replace_with(
             write(&mut file)?;
             file.sync_all()
         })
-        .and_then(|()| fs::rename(&unfinished, path))
-        .and_then(|()| sync_folder(path.parent().unwrap_or(Path::new("."))));
+        .and_then(|()| rename(&unfinished, path));
     written.map_err(|source| {
         // What is left of a failed write only takes room.
         let _ = fs::remove_file(&unfinished);
@@ -60,6 +59,27 @@ pub(super) fn remove_unfinished(folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Makes a folder and those it is in, to last through a power cut.
+pub(super) fn make_folder(folder: &Path) -> Result<(), Error> {
+    let missing: Vec<&Path> = folder
+        .ancestors()
+        .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
+        .collect();
+    fs::create_dir_all(folder)
+        .and_then(|()| missing.iter().rev().try_for_each(|folder| sync_folder(parent(folder))))
+        .map_err(|source| Error::Write { path: folder.to_owned(), source })
+}
+
+/// Renames a file or folder within its folder, to last through a power cut.
+pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to).and_then(|()| sync_folder(parent(to)))
+}
+
+/// The folder that something is in.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Finds out whether another process writes in a folder, if it is a run's.
 pub(super) fn check_idle(folder: &Path) -> Result<(), Error> {
     // A run of before there were locks has none to be held.
@@ -82,6 +102,6 @@ pub(super) fn lock(folder: &Path) -> Result<File, Error> {
 }
 
 /// Makes a rename in `folder` last through a power cut.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }

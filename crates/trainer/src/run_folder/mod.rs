@@ -9,12 +9,13 @@
 //!   events.jsonl         a line per start, interrupt, failed checkpoint, ...
 //!   checkpoints/
 //!     step-00001800.safetensors           the newest few
-//!     step-00001700.safetensors.damaged   one that was found damaged
+//!     step-00001700.safetensors.damaged   one that was found damaged, or that led to no number
 //!     best.safetensors                    the best on validation text
 //!   divergence.json      the step at which the loss or the gradient was no number
 //!   model.safetensors    the finished model
 //!   summary.json         how it ended
 //!   curves.svg           its losses, once somebody has drawn them
+//!   replaces.json        the folders of the runs that this one replaces, until it is finished
 //!   .lock                locked by the process that writes here, as long as it lives
 //! ```
 
@@ -32,8 +33,8 @@ use poquelin_data::Vocabulary;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use self::checkpoints::{Newest, find_model};
-use self::files::{append, check_idle, lock, remove_unfinished, replace};
+pub use self::checkpoints::{Model, Newest, find_model};
+use self::files::{append, check_idle, lock, make_folder, remove_unfinished, replace};
 pub use self::metrics::{Measurement, Measurements};
 pub use self::sweeps::SweepFolder;
 use crate::config::Config;
@@ -54,10 +55,11 @@ const CURVES: &str = "curves.svg";
 const RUNS: &str = "runs";
 const UNFINISHED: &str = ".unfinished";
 const DAMAGED: &str = ".damaged";
+const REPLACES: &str = "replaces.json";
 const LOCK: &str = ".lock";
 
 /// All that stands in the folder of a run.
-const OWN: [&str; 11] = [
+const OWN: [&str; 12] = [
     CONFIG,
     VOCABULARY,
     CORPUS,
@@ -68,6 +70,7 @@ const OWN: [&str; 11] = [
     MODEL,
     SUMMARY,
     CURVES,
+    REPLACES,
     LOCK,
 ];
 
@@ -75,8 +78,8 @@ const OWN: [&str; 11] = [
 #[derive(Clone, Debug)]
 pub struct RunFolder {
     path: PathBuf,
-    /// The runs that this one replaces, until it is finished.
-    replaced: Vec<PathBuf>,
+    /// The names of the folders, beside this one, of the runs that it replaces, until it is finished.
+    replaces: Vec<String>,
     /// Held by whoever writes here. The system lets go of it when the process ends, however it does.
     lock: Option<Arc<File>>,
 }
@@ -131,7 +134,7 @@ impl RunFolder {
         if empty {
             return Ok(());
         }
-        let run = Self { path: path.to_owned(), replaced: Vec::new(), lock: None };
+        let run = Self { path: path.to_owned(), replaces: Vec::new(), lock: None };
         if run.is_a_beginning() {
             return check_idle(path);
         }
@@ -149,26 +152,31 @@ impl RunFolder {
         let has = |name: &str| self.path.join(name).exists();
         let checkpoint =
             || fs::read_dir(self.path.join(CHECKPOINTS)).is_ok_and(|mut f| f.next().is_some());
-        has(LOCK) && !has(CONFIG) && !has(MODEL) && !checkpoint()
+        let bare = || {
+            let mut entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+            entries.all(|entry| entry.file_name() == CHECKPOINTS)
+        };
+        !has(CONFIG) && !has(MODEL) && !checkpoint() && (has(LOCK) || bare())
     }
 
-    /// Makes the folder of a new run. What [`check_vacant`](Self::check_vacant) allowed to be
-    /// replaced is set aside as `NAME.replaced` until the new run has its summary.
+    /// Makes the folder of a new run. A run that is there and may be replaced, `replace`, is set aside as
+    /// `NAME.replaced` until the new one has its summary.
     ///
     /// # Errors
     ///
-    /// Where another process writes there, or the file system refuses; what was set aside is then back
-    /// in its place.
+    /// As [`check_vacant`](Self::check_vacant), and where the file system refuses; what was set aside is then
+    /// back in its place.
     pub fn create(
         path: &Path,
+        replace: bool,
         config: &Config,
         vocabulary: &Vocabulary,
         fingerprint: &Fingerprint,
     ) -> Result<Self, Error> {
-        // Nobody may be writing there when it is moved.
-        check_idle(path)?;
-        let set_aside = Self::set_aside(path)?;
-        let mut run = Self { path: path.to_owned(), replaced: replaced(path), lock: None };
+        // Somebody may have been there since it was found vacant.
+        Self::check_vacant(path, replace)?;
+        let mut run = Self { path: path.to_owned(), replaces: Vec::new(), lock: None };
+        let set_aside = run.set_aside()?;
         let filled = run.fill(config, vocabulary, fingerprint);
         if filled.is_err()
             && let Some(replaced) = &set_aside
@@ -179,13 +187,19 @@ impl RunFolder {
         filled.map(|()| run)
     }
 
-    fn set_aside(path: &Path) -> Result<Option<PathBuf>, Error> {
+    /// Gives the run that is in the way another name; gives its folder.
+    fn set_aside(&mut self) -> Result<Option<PathBuf>, Error> {
+        // What is there may have replaced others, and not have come to its end.
+        self.replaces = self.read_json(REPLACES)?.unwrap_or_default();
+        let path = &self.path;
         if !path.join(CONFIG).is_file() {
             return Ok(None);
         }
         let free = aside(path).find(|path| !path.exists());
         let free = free.expect("the names under which runs are set aside never end");
+        // It lasts through a power cut with the new folder, which is in the same one.
         fs::rename(path, &free).map_err(|source| Error::Write { path: free.clone(), source })?;
+        self.replaces.push(free.file_name().unwrap_or_default().to_string_lossy().into_owned());
         Ok(Some(free))
     }
 
@@ -195,11 +209,18 @@ impl RunFolder {
         vocabulary: &Vocabulary,
         fingerprint: &Fingerprint,
     ) -> Result<(), Error> {
-        fs::create_dir_all(self.path.join(CHECKPOINTS))
-            .map_err(|source| Error::Write { path: self.path.clone(), source })?;
+        make_folder(&self.path.join(CHECKPOINTS))?;
         self.lock = Some(Arc::new(lock(&self.path)?));
+        if !self.replaces.is_empty() {
+            replace(&self.path.join(REPLACES), to_json(&self.replaces).as_bytes())?;
+        }
         replace(&self.path.join(METRICS), b"")?;
         self.describe(config, vocabulary, fingerprint)
+    }
+
+    /// The folders of the runs that this one replaces, the latest last.
+    pub fn replaces(&self) -> impl DoubleEndedIterator<Item = PathBuf> + '_ {
+        self.replaces.iter().map(|name| self.path.with_file_name(name))
     }
 
     /// Opens the folder of a run to read it.
@@ -221,7 +242,7 @@ impl RunFolder {
         if !path.join(CONFIG).is_file() && !path.join(CHECKPOINTS).is_dir() {
             return Err(not_a_run(&format!("it has no {CONFIG}")));
         }
-        Ok(Self { path, replaced: Vec::new(), lock: None })
+        Ok(Self { path, replaces: Vec::new(), lock: None })
     }
 
     /// Opens the folder of a run to go on with it.
@@ -232,10 +253,9 @@ impl RunFolder {
     pub fn resume(name: &str) -> Result<Self, Error> {
         let mut run = Self::open(name)?;
         run.lock = Some(Arc::new(lock(&run.path)?));
-        run.replaced = replaced(&run.path);
+        run.replaces = run.read_json(REPLACES)?.unwrap_or_default();
         let checkpoints = run.path.join(CHECKPOINTS);
-        fs::create_dir_all(&checkpoints)
-            .map_err(|source| Error::Write { path: checkpoints.clone(), source })?;
+        make_folder(&checkpoints)?;
         remove_unfinished(&run.path)?;
         remove_unfinished(&checkpoints)?;
         Ok(run)
@@ -357,24 +377,33 @@ impl RunFolder {
         Ok(path)
     }
 
-    /// Writes the summary, with which the run is finished; those it replaces are removed.
+    /// Writes the summary, with which the run is finished.
     ///
     /// # Errors
     ///
     /// Where the file system refuses.
-    pub fn finish(&mut self, summary: &impl Serialize) -> Result<(), Error> {
-        replace(&self.path.join(SUMMARY), to_json(summary).as_bytes())?;
-        for path in std::mem::take(&mut self.replaced) {
-            fs::remove_dir_all(&path).map_err(|source| Error::Write { path, source })?;
-        }
-        Ok(())
+    pub fn finish(&self, summary: &impl Serialize) -> Result<(), Error> {
+        replace(&self.path.join(SUMMARY), to_json(summary).as_bytes())
     }
-}
 
-/// The runs that the one at `path` replaces, until it is finished.
-fn replaced(path: &Path) -> Vec<PathBuf> {
-    let is_a_run = |path: &PathBuf| RunFolder::check_vacant(path, true).is_ok();
-    aside(path).take_while(|path| path.exists()).filter(is_a_run).collect()
+    /// Removes the runs that this one replaces; gives their folders.
+    ///
+    /// # Errors
+    ///
+    /// Where the file system refuses.
+    pub fn remove_replaced(&mut self) -> Result<Vec<PathBuf>, Error> {
+        let is_a_run = |path: &PathBuf| path.exists() && Self::check_vacant(path, true).is_ok();
+        let replaced: Vec<PathBuf> = self.replaces().filter(is_a_run).collect();
+        for path in &replaced {
+            fs::remove_dir_all(path)
+                .map_err(|source| Error::Write { path: path.clone(), source })?;
+        }
+        if !std::mem::take(&mut self.replaces).is_empty() {
+            let path = self.path.join(REPLACES);
+            fs::remove_file(&path).map_err(|source| Error::Write { path, source })?;
+        }
+        Ok(replaced)
+    }
 }
 
 /// The names under which runs that were at `path` stand: `NAME.replaced`, `NAME.replaced.2`, ...

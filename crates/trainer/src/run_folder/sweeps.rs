@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::files::{lock, remove_unfinished, replace};
+use super::files::{lock, make_folder, remove_unfinished, replace};
 use super::{LOCK, RunFolder, UNFINISHED, to_json};
 use crate::error::Error;
 
@@ -32,7 +32,8 @@ pub struct SweepFolder {
 }
 
 impl SweepFolder {
-    /// Finds out whether a sweep can be in `path`, without touching anything.
+    /// Finds out whether a sweep can be in `path`, without touching anything: one is there, or nothing of
+    /// anybody else's.
     ///
     /// # Errors
     ///
@@ -47,6 +48,9 @@ impl SweepFolder {
             }
             entries => entries.map_err(read)?,
         };
+        if path.join(SWEEP).is_file() {
+            return Ok(());
+        }
         for entry in entries {
             let name = entry.map_err(read)?.file_name().to_string_lossy().into_owned();
             let own = [SWEEP, TRIALS, FIGURE, LOCK].contains(&name.trim_end_matches(UNFINISHED));
@@ -63,8 +67,7 @@ impl SweepFolder {
     ///
     /// Where another process sweeps there, or the file system refuses.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        fs::create_dir_all(path)
-            .map_err(|source| Error::Write { path: path.to_owned(), source })?;
+        make_folder(path)?;
         let locked = lock(path)?;
         remove_unfinished(path)?;
         Ok(Self { path: path.to_owned(), _lock: locked })

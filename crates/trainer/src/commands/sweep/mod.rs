@@ -10,7 +10,7 @@ use super::print_json;
 use super::training::{Parts, Text, check_device, program, quoted};
 use crate::cli::{ShowArgs, SweepArgs};
 use crate::error::Error;
-use crate::progress::{Console, Style};
+use crate::progress::{Console, Style, to_stderr};
 use crate::run_folder::{RunFolder, SweepFolder};
 use crate::signals::{Signal, Signals};
 use crate::sweep::{Sweep, written};
@@ -107,7 +107,8 @@ fn train_all(
         let ended = match site.train(&path, trial, &heading) {
             Ok(summary) => Record::finished(&path, &trial.values, &summary)?,
             Err(Error::Diverged { step, .. }) => {
-                eprintln!("{} diverged at step {step}; on with the others", path.display());
+                let shown = path.display();
+                to_stderr(&format!("{shown} diverged at step {step}; on with the others"));
                 Record::diverged(&path, &trial.values, step)
             }
             Err(Error::Interrupted { signal, run, step }) => {

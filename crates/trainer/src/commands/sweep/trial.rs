@@ -45,7 +45,7 @@ impl Site<'_> {
         let (folder, newest) = match RunFolder::check_vacant(path, false) {
             Ok(()) => {
                 let (vocabulary, fingerprint) = (&text.vocabulary, &text.fingerprint);
-                (RunFolder::create(path, &config, vocabulary, fingerprint)?, None)
+                (RunFolder::create(path, false, &config, vocabulary, fingerprint)?, None)
             }
             Err(_) => {
                 let folder = RunFolder::resume(&path.to_string_lossy())?;

@@ -46,7 +46,9 @@ impl Session {
     /// that lie `average.patience` epochs or more before it.
     pub(super) fn watch_validation(&mut self, epoch: usize, valid: Option<Score>) {
         let AverageConfig { kind, patience, .. } = self.job.config.average;
-        let Some(score) = valid.filter(|_| kind == AverageKind::Triggered) else { return };
+        let counts =
+            |score: &Score| kind == AverageKind::Triggered && score.nats_per_char.is_finite();
+        let Some(score) = valid.filter(counts) else { return };
         let losses = &mut self.ledger.validations;
         let old = &losses[..losses.len().saturating_sub(patience)];
         if !self.ledger.triggered && old.iter().any(|&loss| loss < score.nats_per_char) {

@@ -94,7 +94,12 @@ impl Session {
             "gradient_norm": norm.to_string(),
         }));
         let run = self.job.run.path().to_owned();
-        Error::Diverged { step, epoch, loss, norm, checkpoint, report: path, run }
+        let optimizer = &self.job.config.optimizer;
+        let advice = match optimizer.clip > 0.0 {
+            true => format!("optimizer.learning_rate={}", optimizer.learning_rate / 2.0),
+            false => "optimizer.clip=1".to_owned(),
+        };
+        Error::Diverged { step, epoch, loss, norm, checkpoint, report: path, advice, run }
     }
 
     /// Whether a diverged run is to go back to a checkpoint once more.

@@ -51,6 +51,16 @@ pub struct Standing {
     pub best: Option<LanguageModel>,
 }
 
+impl Standing {
+    /// Begins anew with the average of the weights.
+    pub fn forget_average(&mut self) {
+        self.average = None;
+        self.ledger.averaged = 0;
+        self.ledger.triggered = false;
+        self.ledger.validations.clear();
+    }
+}
+
 impl Restored {
     /// Takes a checkpoint apart.
     ///
@@ -84,6 +94,7 @@ impl Restored {
 }
 
 /// The optimizer's state, as a checkpoint gets it.
+#[derive(Clone)]
 pub(super) enum KeptState {
     /// Still on its device.
     Captured(CapturedState),
@@ -109,10 +120,13 @@ type Work = Arc<dyn Fn() -> Result<(), Error> + Send + Sync>;
 pub(super) struct Writing {
     thread: Option<JoinHandle<Result<(), Error>>>,
     work: Option<Work>,
+    /// The step whose checkpoint it is.
+    step: u64,
 }
 
 impl Writing {
-    fn start(&mut self, work: Work) {
+    fn start(&mut self, step: u64, work: Work) {
+        self.step = step;
         self.work = Some(work.clone());
         self.thread = Some(thread::spawn(move || work()));
     }
@@ -181,15 +195,22 @@ impl Session {
         self.best_unsaved = false;
         let (run, keep) = (self.job.run.clone(), self.job.config.checkpoint.keep);
         let step = self.progress.step;
-        self.writing.start(Arc::new(move || {
-            let began = Instant::now();
-            if let Some(best) = &best {
-                run.write_best(best)?;
-            }
-            run.write_checkpoint(&checkpoint, keep)?;
-            tracing::debug!(step, seconds = began.elapsed().as_secs_f64(), "checkpoint written");
-            Ok(())
-        }));
+        self.writing.start(
+            step,
+            Arc::new(move || {
+                let began = Instant::now();
+                if let Some(best) = &best {
+                    run.write_best(best)?;
+                }
+                run.write_checkpoint(&checkpoint, keep)?;
+                tracing::debug!(
+                    step,
+                    seconds = began.elapsed().as_secs_f64(),
+                    "checkpoint written"
+                );
+                Ok(())
+            }),
+        );
         self.saved = Instant::now();
         tracing::debug!(step, seconds = began.elapsed().as_secs_f64(), "checkpoint read");
         Ok(())
@@ -236,7 +257,7 @@ impl Session {
                 self.job.console.line(&format!(
                     "warning: no checkpoint of step {}: {error}; training goes on, and what was \
                      saved before stands",
-                    self.progress.step
+                    self.writing.step
                 ));
                 Ok(())
             }
@@ -285,12 +306,17 @@ impl Session {
         }
     }
 
-    /// Goes back to the newest checkpoint, to go on from there at a lower rate.
-    pub(super) fn roll_back(&mut self, divergence: &Error) -> Result<(), Error> {
+    /// Goes back to the newest checkpoint from which another rate leads elsewhere, to go on from there at a
+    /// lower one.
+    ///
+    /// # Errors
+    ///
+    /// The divergence, where there is no such checkpoint.
+    pub(super) fn roll_back(&mut self, divergence: Error, step: u64) -> Result<(), Error> {
         self.settle()?;
-        let Some(newest) = self.job.run.newest_checkpoint()? else {
-            let reason = "it has no checkpoint to go back to".to_owned();
-            return Err(Error::NotARun { path: self.job.run.path().to_owned(), reason });
+        // The weights right before the step are what it failed with: no rate has a part in it.
+        let Some(newest) = self.job.run.back_before(step.saturating_sub(1))? else {
+            return Err(divergence);
         };
         let device = self.job.device.clone();
         let restored =

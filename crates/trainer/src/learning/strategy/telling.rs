@@ -173,6 +173,7 @@ impl Session {
             &sample.prompt,
             sample.length,
             Sampling { temperature: sample.temperature, seed },
+            || self.asked_to_stop(),
         );
         if let Err(error) = self.job.console.print(&format!("{text}\n")) {
             tracing::warn!("cannot write to standard output: {error}");
