@@ -85,9 +85,48 @@ fn any_number_of_threads_makes_the_reference() {
     for (name, device) in cpus() {
         let device = device.autodiff();
         for threads in [1, 2, 3, 5] {
-            for shape in [[40, 1, 200], [30, 3, 130], [12, 33, 96]] {
+            for shape in [[40, 1, 200], [30, 3, 130], [12, 33, 96], [40, 33, 300]] {
                 with_threads(threads, || assert_reference(name, shape, 1e-5, &device));
             }
+        }
+    }
+}
+
+/// As the second layer of a stack has it: so wide that some machines form their products by pairs.
+#[test]
+fn vectors_as_wide_as_the_layer_are_read_as_the_reference_reads_them() {
+    for (name, device) in cpus() {
+        let device = device.autodiff();
+        let lstm = LstmConfig::new(260, 256).init(Seed::new(1), &device);
+        for threads in [1, 2, 5] {
+            let run = |implementation| {
+                with_threads(threads, || run(&lstm, implementation, [40, 33, 260], true, &device))
+            };
+            let (got, expected) = (run(Implementation::Fused), run(Implementation::Reference));
+            for ((value, got), (_, expected)) in got.iter().zip(&expected) {
+                let error = relative_error(got, expected);
+                assert!(error <= 1e-5, "{name}, {value}, {threads} threads: {error:e}");
+            }
+        }
+    }
+}
+
+/// Products by pairs are exact for what a layer puts out; it may begin with anything.
+#[test]
+fn a_layer_may_begin_with_large_states() {
+    for (name, device) in cpus() {
+        let (batch, hidden) = (33, 300);
+        let lstm = LstmConfig::new(5, hidden).init(Seed::new(1), &device);
+        let x = tensor(cosines(1, 40 * batch * 5, 1.0), [batch, 40, 5], &device);
+        let state = |n| tensor(cosines(n, batch * hidden, 30.0), [1, batch, hidden], &device);
+        for threads in [1, 3] {
+            let [got, expected] = [Implementation::Fused, Implementation::Reference].map(|how| {
+                let lstm = Lstm { implementation: how, ..lstm.clone() };
+                let state = LstmState::from_tensors(state(2), state(3));
+                with_threads(threads, || values(lstm.forward(x.clone(), Some(state)).0))
+            });
+            let error = relative_error(&got, &expected);
+            assert!(error <= 1e-5, "{name}, {threads} threads: {error:e}");
         }
     }
 }

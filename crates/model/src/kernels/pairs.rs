@@ -15,6 +15,10 @@ use std::sync::LazyLock;
 
 use pulp::Simd;
 
+use super::parallel::Piece;
+use super::product::{Onto, put_down};
+use super::step::{GateRow, UNITS, WIDTH};
+
 /// Depths that lie together. Loops over that many, which the compiler knows, keep the sums in registers.
 pub(super) const BLOCK: usize = 8;
 /// Those of them whose factors have the one sign, and then those that have the other.
@@ -82,10 +86,52 @@ impl<const N: usize> ColumnFactors<N> {
     }
 }
 
+/// Some columns of a right factor, and of the result.
+#[derive(Clone, Copy)]
+pub(super) struct Strip<'a> {
+    pub(super) panel: &'a [GateRow],
+    pub(super) factors: &'a ColumnFactors<WIDTH>,
+    pub(super) columns: Piece,
+    /// How many the result has in all.
+    pub(super) pitch: usize,
+    /// What the sums of these columns are added to.
+    pub(super) onto: Onto<'a>,
+}
+
+impl Strip<'_> {
+    /// Puts down the sums of a tile: of some rows, as many as there are, a vector of each quarter of the panel.
+    #[inline(always)]
+    pub(super) fn put_down<S: Simd, const ROWS: usize>(
+        self,
+        simd: S,
+        sums: [[S::f32s; 4]; ROWS],
+        part: usize,
+        to: &mut [f32],
+    ) {
+        let Self { columns, pitch, onto, .. } = self;
+        // Where all are whole and side by side, in a loop of its own: the sums stay in registers.
+        if (columns.length, S::F32_LANES) == (WIDTH, UNITS) {
+            for (sums, to) in sums.into_iter().zip(to.chunks_mut(pitch)) {
+                put_down(simd, sums, onto, &mut to[columns.start..][..WIDTH]);
+            }
+            return;
+        }
+        for (sums, to) in sums.into_iter().zip(to.chunks_mut(pitch)) {
+            let to = &mut to[columns.start..][..columns.length];
+            for (sum, first) in sums.into_iter().zip((part..).step_by(UNITS)) {
+                let width = S::F32_LANES.min(to.len().saturating_sub(first));
+                if width > 0 {
+                    put_down(simd, [sum], onto.from(first), &mut to[first..][..width]);
+                }
+            }
+        }
+    }
+}
+
 /// The power of two that brings numbers of this mean square to their size, and its inverse, or 0 where all numbers
 /// are 0: so are their sums then.
 #[inline(always)]
-fn powers(mean: f64) -> (f32, f32) {
+pub(super) fn powers(mean: f64) -> (f32, f32) {
     // The root's exponent, to the nearest, is half of the mean's, which 1023 is added to there.
     let root = ((mean.to_bits() >> 52) as i32 - 1022) >> 1;
     // As far as both powers are normal numbers.
@@ -102,6 +148,20 @@ pub(super) fn thirds<T>(numbers: &[T]) -> [&[[T; BLOCK]]; 3] {
     let third = blocks.len() / 3;
     let ((first, second), single) = (blocks.split_at(third), &blocks[2 * third..3 * third]);
     [first, &second[..third], single]
+}
+
+/// The factor of a row.
+#[inline(always)]
+pub(super) fn row_factor(row: &[f32]) -> f32 {
+    let [first, second, _] = thirds(row);
+    let mut sums = [0.0; BLOCK];
+    for (first, second) in first.iter().zip(second) {
+        for (sum, (first, second)) in sums.iter_mut().zip(first.iter().zip(second)) {
+            *sum += first * second;
+        }
+    }
+    let (some, opposite) = sums.split_at(HALF);
+    some.iter().sum::<f32>() - opposite.iter().sum::<f32>()
 }
 
 /// Adds what a pair of depths contributes, and its factors: minus those where they are the `OPPOSITE` ones.

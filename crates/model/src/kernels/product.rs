@@ -4,11 +4,16 @@
 //! The right factor lies in panels of [`WIDTH`] columns, and of the left one a few rows are read side
 //! by side. A tile of the result stays in registers while both stream by.
 
+mod factor;
+mod pairs;
+
 use pulp::{Simd, WithSimd};
 
 use super::packing::{Packed, PanelRow, WIDTH};
 use super::parallel::Piece;
 use super::rows::Rows;
+
+pub(super) use factor::{LeftRows, RightFactor};
 
 /// How deep a panel goes before the sums are put down.
 pub(super) const DEPTH: usize = 512;

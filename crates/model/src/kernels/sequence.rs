@@ -169,3 +169,10 @@ fn steps_per_chunk(lanes: usize) -> usize {
     const ROWS: usize = 256;
     (ROWS / lanes).max(1)
 }
+
+/// How many rows such products have, or the fewest of several parts'.
+fn rows_of_chunk(steps: usize, shares: impl Iterator<Item = Share>) -> usize {
+    let rows =
+        shares.map(|Share { lanes, .. }| lanes.length * steps.min(steps_per_chunk(lanes.length)));
+    rows.min().unwrap_or(0)
+}

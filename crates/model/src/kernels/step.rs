@@ -8,7 +8,7 @@ mod panels;
 
 pub(super) use backward::{Later, StepBackward, places_back};
 pub(super) use forward::{End, Starts, StepForward};
-pub(super) use pairs::{pairs_pay, row_factors};
+pub(super) use pairs::{PanelFactors, pairs_pay, pairs_pay_for, row_factors};
 pub(super) use panels::{GatePanels, GateRow, UNITS, WIDTH, add_depth, quarters};
 
 /// Which units a vector holds: from `first` on, `width` of them, at `part` of their panel's.
@@ -21,7 +21,7 @@ pub(super) struct Place {
 
 /// How many of the lanes left a tile takes that has room for `most`: so many that the last ones do
 /// not stand alone.
-fn lanes_of_tile(left: usize, most: usize) -> usize {
+pub(super) fn lanes_of_tile(left: usize, most: usize) -> usize {
     left.div_ceil(left.div_ceil(most))
 }
 

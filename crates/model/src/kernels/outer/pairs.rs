@@ -5,10 +5,12 @@ use pulp::{Simd, WithSimd};
 
 use super::{COLUMNS, DEPTH, count_of, lay_blocks, rows_at};
 use crate::kernels::packing::copy_first;
-use crate::kernels::pairs::{self, ColumnFactors, HALF, add_pair, adds_beside_multiplying, thirds};
+use crate::kernels::pairs::{
+    self, ColumnFactors, HALF, Strip, add_pair, adds_beside_multiplying, thirds,
+};
 use crate::kernels::parallel::Piece;
 use crate::kernels::prefetch::prefetch;
-use crate::kernels::product::{Onto, put_down};
+use crate::kernels::product::Onto;
 use crate::kernels::rows::Rows;
 use crate::kernels::spare;
 use crate::kernels::step::{GateRow, UNITS, WIDTH, add_depth, quarters};
@@ -79,17 +81,6 @@ pub(in crate::kernels) fn outer_by_pairs<S: Simd>(
     spare::give(blocks);
 }
 
-/// Some columns of the right factor, and of the result.
-#[derive(Clone, Copy)]
-struct Strip<'a> {
-    panel: &'a [GateRow],
-    factors: &'a ColumnFactors<WIDTH>,
-    columns: Piece,
-    /// How many the result has in all.
-    pitch: usize,
-    onto: Onto<'a>,
-}
-
 /// Half of the columns of a block, times a vector of each quarter of a panel: as many rows of the result.
 ///
 /// A function of its own for the compiler: in a large one it keeps the sums in memory.
@@ -109,7 +100,7 @@ impl WithSimd for PairTile<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { block, of_block, half, strip, part, to } = self;
-        let Strip { panel, factors, columns, pitch, onto } = strip;
+        let Strip { panel, factors, columns, pitch, .. } = strip;
         // The place of the sums is far: it is called for before they are formed.
         for row in to.chunks(pitch) {
             prefetch(&row[columns.start..][..columns.length]);
@@ -153,22 +144,7 @@ impl WithSimd for PairTile<'_> {
                 *sum = simd.mul_f32s(*sum, simd.mul_f32s(of_column, scale));
             }
         }
-        // Where all are whole and side by side, in a loop of its own: the sums stay in registers.
-        if (columns.length, S::F32_LANES) == (WIDTH, UNITS) {
-            for (sums, to) in sums.into_iter().zip(to.chunks_mut(pitch)) {
-                put_down(simd, sums, onto, &mut to[columns.start..][..WIDTH]);
-            }
-            return;
-        }
-        for (sums, to) in sums.into_iter().zip(to.chunks_mut(pitch)) {
-            let to = &mut to[columns.start..][..columns.length];
-            for (sum, first) in sums.into_iter().zip((part..).step_by(UNITS)) {
-                let width = S::F32_LANES.min(to.len().saturating_sub(first));
-                if width > 0 {
-                    put_down(simd, [sum], onto.from(first), &mut to[first..][..width]);
-                }
-            }
-        }
+        strip.put_down(simd, sums, part, to);
     }
 }
 

@@ -4,13 +4,13 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::joining::{added, side_by_side, step_by_step};
 use super::sums::{Steps, Sums, add};
-use super::{Dimensions, Input, Saved, SavedPart, Share, own, steps_per_chunk};
+use super::{Dimensions, Input, Saved, SavedPart, Share, own, rows_of_chunk, steps_per_chunk};
 use crate::kernels::advance::advance;
 use crate::kernels::exchange::Exchange;
 use crate::kernels::linear;
-use crate::kernels::packing::{self, Packed};
+use crate::kernels::packing::Packed;
 use crate::kernels::parallel::{Ended, Piece, Team, for_each};
-use crate::kernels::product::{Onto, product_of};
+use crate::kernels::product::{LeftRows, Onto, RightFactor};
 use crate::kernels::rows::Rows;
 use crate::kernels::spare;
 use crate::kernels::step::{Later, StepBackward, places_back};
@@ -61,7 +61,10 @@ pub(crate) fn backward(
     let Dimensions { steps, batch, hidden } = dimensions;
     let mut packs: Vec<Piece> = saved.iter().map(|part| part.share.units).collect();
     packs.dedup();
-    let packs = for_each(packs, dimensions.work(), |units| Weights::new(&arguments, hidden, units));
+    let rows = rows_of_chunk(steps, saved.iter().map(|part| part.share));
+    let packs = for_each(packs, dimensions.work(), |units| {
+        Weights::new(&arguments, dimensions, units, rows)
+    });
     let parts = saved
         .into_iter()
         .zip(packs.iter().cycle())
@@ -91,21 +94,38 @@ pub(crate) fn backward(
 /// The transposed weights of some units.
 struct Weights {
     /// `[4 · units, H]`.
-    recurrent: Packed,
+    recurrent: RightFactor,
     /// `[4 · units, D]`, of an input of vectors, or of tokens when others have the rest of the units.
-    input: Option<Packed>,
+    input: Option<RightFactor>,
 }
 
 impl Weights {
-    fn new(arguments: &Arguments<'_>, hidden: usize, units: Piece) -> Self {
+    /// `rows` is how many gradients are multiplied with the input's at a time.
+    fn new(
+        arguments: &Arguments<'_>,
+        Dimensions { steps, batch, hidden }: Dimensions,
+        units: Piece,
+        rows: usize,
+    ) -> Self {
         let transposed = |weight| Packed::transposed_units(weight, hidden, units);
-        let input = match arguments.input {
-            Input::Dense { weight, .. } => Some(transposed(weight)),
-            // Gradients of all units' gates are added over the lanes first.
-            Input::Tokens { weight, .. } if units.length < hidden => Some(transposed(weight)),
-            Input::Products(_) | Input::Tokens { .. } => None,
-        };
-        Self { recurrent: transposed(arguments.weight), input }
+        let recurrent = transposed(arguments.weight);
+        Self {
+            recurrent: match units.length < hidden {
+                true => RightFactor::new(recurrent, batch, steps * batch),
+                // A step has tiles of its own for it.
+                false => RightFactor::Plain(recurrent),
+            },
+            input: match arguments.input {
+                Input::Dense { weight, .. } => {
+                    Some(RightFactor::new(transposed(weight), rows, steps * batch))
+                }
+                // Gradients of all units' gates are added over the lanes first.
+                Input::Tokens { weight, .. } if units.length < hidden => {
+                    Some(RightFactor::Plain(transposed(weight)))
+                }
+                Input::Products(_) | Input::Tokens { .. } => None,
+            },
+        }
     }
 }
 
@@ -125,6 +145,8 @@ struct Part<'a> {
     grad_c: Vec<f32>,
     /// What these units contribute to the gradient of all hidden states, `[n, H]`.
     contribution: Vec<f32>,
+    /// The gradients of the latest step's gates, as the product with the recurrent weight has them.
+    multiplied: LeftRows,
     sums: Sums,
     /// Behind the last step that the sums do not have yet.
     unadded: usize,
@@ -154,6 +176,7 @@ impl<'a> Part<'a> {
                 .grad_c
                 .map_or_else(|| vec![0.0; plane], |grad_c| own(grad_c, hidden, share)),
             contribution: vec![0.0; lanes.length * hidden],
+            multiplied: LeftRows::default(),
             sums: Sums::default(),
             unadded: steps,
         }
@@ -167,8 +190,12 @@ impl<'a> Part<'a> {
         let Dimensions { steps, batch, hidden } = self.dimensions;
         let plane = self.grad_c.len();
         let (gates, later) = self.gates.split_at_mut((step + 1) * 4 * plane);
-        let later = (with_later && step + 1 < steps)
-            .then(|| Later { gates: &later[..4 * plane], weight: &self.weights.recurrent });
+        let later = match &self.weights.recurrent {
+            RightFactor::Plain(weight) if with_later && step + 1 < steps => {
+                Some(Later { gates: &later[..4 * plane], weight })
+            }
+            _ => None,
+        };
         let grad_outputs = &self.arguments.grad_outputs[(step * batch + lanes.start) * hidden..];
         StepBackward {
             later,
@@ -183,22 +210,36 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// Multiplies the gradients of a step's gates with some panels of the transposed weight.
+    /// The gradients of a step's gates.
+    fn grads(&self, step: usize) -> Rows<'_> {
+        let row = 4 * self.grad_c.len();
+        Rows::new(&self.gates[step * row..][..row], 4 * self.share.units.length)
+    }
+
+    /// Makes the gradients of a step's gates ready for [`contribute`](Self::contribute).
+    #[inline(always)]
+    fn begin_contribution(&mut self, step: usize) {
+        let mut multiplied = std::mem::take(&mut self.multiplied);
+        multiplied.take(self.grads(step), &self.weights.recurrent);
+        self.multiplied = multiplied;
+    }
+
+    /// Multiplies them with some panels of the transposed weight.
     #[inline(always)]
     fn contribute<S: Simd>(&mut self, simd: S, step: usize, panels: Piece) {
-        let units = self.share.units.length;
-        let row = 4 * self.grad_c.len();
-        let left = Rows::new(&self.gates[step * row..][..row], 4 * units);
-        let to = &mut self.contribution;
-        product_of(simd, left, &self.weights.recurrent, panels, Onto::Nothing, to);
+        let mut to = std::mem::take(&mut self.contribution);
+        let (left, right) = (self.grads(step), &self.weights.recurrent);
+        self.multiplied.product_of(simd, left, right, panels, &mut to);
+        self.contribution = to;
     }
 
     /// The panels of the transposed weight that have columns of no units but the own.
     fn own_panels(&self) -> Piece {
         let Piece { start, length } = self.share.units;
-        let (first, behind) = (start.div_ceil(packing::WIDTH), start + length);
+        let width = self.weights.recurrent.width();
+        let (first, behind) = (start.div_ceil(width), start + length);
         let all = self.weights.recurrent.panels().length;
-        let end = if behind == self.dimensions.hidden { all } else { behind / packing::WIDTH };
+        let end = if behind == self.dimensions.hidden { all } else { behind / width };
         Piece::between(first.min(end), end)
     }
 
@@ -265,6 +306,7 @@ impl WithSimd for AllUnits<'_, '_> {
         for part in parts {
             part.accumulate_sometimes(simd, step);
             if step == 0 {
+                part.begin_contribution(0);
                 part.contribute(simd, 0, part.weights.recurrent.panels());
                 part.grad_h.copy_from_slice(&part.contribution);
             }
@@ -315,6 +357,7 @@ impl WithSimd for SomeUnits<'_, '_> {
             for place in places_back(simd, units.length) {
                 part.step(step, false).run_at(simd, batch, place);
             }
+            part.begin_contribution(step);
             let own = part.own_panels();
             for panels in own.others(part.weights.recurrent.panels().length) {
                 part.contribute(simd, step, panels);

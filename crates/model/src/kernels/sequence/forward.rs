@@ -5,7 +5,8 @@ use std::mem::MaybeUninit;
 use pulp::{Arch, Simd, WithSimd};
 
 use super::{
-    Dimensions, Input, Saved, SavedPart, Share, gather_units, own, rows_of, steps_per_chunk,
+    Dimensions, Input, Saved, SavedPart, Share, gather_units, own, rows_of, rows_of_chunk,
+    steps_per_chunk,
 };
 use crate::kernels::advance::advance;
 use crate::kernels::columns::Columns;
@@ -13,9 +14,9 @@ use crate::kernels::exchange::Exchange;
 use crate::kernels::linear;
 use crate::kernels::packing::Packed;
 use crate::kernels::parallel::{Ended, Piece, Team, for_each};
-use crate::kernels::product::{Onto, product};
+use crate::kernels::product::{Onto, RightFactor};
 use crate::kernels::spare;
-use crate::kernels::step::{End, GatePanels, Starts, StepForward};
+use crate::kernels::step::{End, GatePanels, Starts, StepForward, pairs_pay_for, row_factors};
 
 /// What comes out of a layer.
 #[derive(Clone, Debug)]
@@ -45,8 +46,14 @@ pub(crate) fn forward(
     let columns = columns_of_parts(&mut outputs.spare_capacity_mut()[..count], dimensions, &shares);
     let mut packs: Vec<Piece> = shares.iter().map(|share| share.units).collect();
     packs.dedup();
-    let packs =
-        for_each(packs, dimensions.work(), |units| Weights::new(input, weight, hidden, units));
+    let rows = rows_of_chunk(steps, shares.iter().copied());
+    let lanes = shares.iter().map(|share| share.lanes.length).min().unwrap_or(0);
+    // What a layer puts out is at most 1, which products by pairs take for granted; what it begins with may be anything.
+    let by_pairs = pairs_pay_for(steps, lanes, hidden) && h.iter().all(|h| h.abs() <= 1.0);
+    let packs = for_each(packs, dimensions.work(), |units| {
+        let weights = Weights::new(input, weight, dimensions, units, rows);
+        if by_pairs { weights.by_pairs() } else { weights }
+    });
     let parts =
         shares.iter().zip(columns).zip(packs.iter().cycle()).map(|((&share, outputs), weights)| {
             Part::new(dimensions, input, share, weights, h, c, outputs, keep)
@@ -119,13 +126,20 @@ enum InputShare {
     /// The input is that.
     Products,
     /// From vectors, by the weight and the bias.
-    Vectors(Packed, Vec<f32>),
+    Vectors(RightFactor, Vec<f32>),
     /// From here: the distinct tokens', `[U, 4 · units]`.
     Table(Vec<f32>),
 }
 
 impl Weights {
-    fn new(input: Input<'_>, recurrent: &[f32], hidden: usize, units: Piece) -> Self {
+    /// `rows` is how many vectors of an input are multiplied at a time.
+    fn new(
+        input: Input<'_>,
+        recurrent: &[f32],
+        Dimensions { steps, batch, hidden }: Dimensions,
+        units: Piece,
+        rows: usize,
+    ) -> Self {
         let pack = |weight, bias| {
             (Packed::units(weight, hidden, units), gather_units(bias, hidden, units))
         };
@@ -133,7 +147,7 @@ impl Weights {
             Input::Products(_) => InputShare::Products,
             Input::Dense { weight, bias, .. } => {
                 let (weight, bias) = pack(weight, bias);
-                InputShare::Vectors(weight, bias)
+                InputShare::Vectors(RightFactor::new(weight, rows, steps * batch), bias)
             }
             Input::Tokens { rows, weight, bias, .. } => {
                 InputShare::Table(if units.length == hidden {
@@ -146,6 +160,11 @@ impl Weights {
             }
         };
         Self { recurrent: GatePanels::new(recurrent, hidden, units), input }
+    }
+
+    /// The same, for recurrent products by pairs.
+    fn by_pairs(self) -> Self {
+        Self { recurrent: self.recurrent.by_pairs(), ..self }
     }
 }
 
@@ -170,6 +189,8 @@ struct Part<'a> {
     products: Vec<f32>,
     /// Where the gates of a step begin.
     places: Vec<usize>,
+    /// The factors of the lanes' hidden states, where products are formed by pairs.
+    row_factors: Vec<f32>,
 }
 
 impl<'a> Part<'a> {
@@ -201,6 +222,10 @@ impl<'a> Part<'a> {
             outputs,
             products: Vec::new(),
             places: Vec::with_capacity(lanes.length),
+            row_factors: match weights.recurrent.is_by_pairs() {
+                true => vec![0.0; lanes.length],
+                false => Vec::new(),
+            },
         }
     }
 
@@ -230,12 +255,18 @@ impl<'a> Part<'a> {
                     };
                     self.products.resize(range.length * lanes.length * width, 0.0);
                     let left = rows_of(x, self.dimensions, lanes, range);
-                    product(simd, left, weight, Onto::Row(bias), &mut self.products);
+                    weight.product(simd, left, Onto::Row(bias), &mut self.products);
                 }
                 let rows = step % chunk * lanes.length..;
                 self.places.extend(rows.take(lanes.length).map(|row| row * width));
             }
         }
+    }
+
+    /// Forms the factors of the hidden states, where products are formed by pairs.
+    #[inline(always)]
+    fn begin_products(&mut self) {
+        row_factors(&self.h, self.dimensions.hidden, &mut self.row_factors);
     }
 
     /// The step, when its gates have begun.
@@ -253,7 +284,7 @@ impl<'a> Part<'a> {
             weight: &self.weights.recurrent,
             h: &self.h,
             depths: self.weights.recurrent.depths(),
-            row_factors: &[],
+            row_factors: &self.row_factors,
             onto: false,
             gates: &mut self.gates[first..][..count],
             end: Some(End {
@@ -297,6 +328,7 @@ impl WithSimd for AllUnits<'_, '_> {
         let Self { parts, step } = self;
         for part in parts.iter_mut() {
             part.begin_gates(simd, step);
+            part.begin_products();
         }
         // A panel of the weight serves all parts while it is near.
         for place in parts[0].weights.recurrent.places(simd, step % 2 == 1) {
@@ -337,6 +369,11 @@ impl WithSimd for SomeUnits<'_, '_> {
                     exchange.read(place_of(step, lane) + start, &mut h[start..][..length]);
                 }
             }
+        }
+        // By pairs all products are formed when all hidden states are there.
+        let by_pairs = part.weights.recurrent.is_by_pairs();
+        part.begin_products();
+        if step > 0 && !by_pairs {
             // What the step before began.
             if let Some(place) = places.next() {
                 let mut others = units.others(hidden).peekable();
@@ -363,7 +400,9 @@ impl WithSimd for SomeUnits<'_, '_> {
                 h[units.start..][..units.length].copy_from_slice(row);
             }
             // Products with the own hidden states, of one place, while the others' are on their way.
-            if let Some(place) = part.weights.recurrent.places(simd, step % 2 == 0).next() {
+            if !by_pairs
+                && let Some(place) = part.weights.recurrent.places(simd, step % 2 == 0).next()
+            {
                 part.products(step + 1, units, false).run_at(simd, place);
             }
         }

@@ -4,9 +4,8 @@ use pulp::Simd;
 
 use super::{Dimensions, Input, Share, rows_of};
 use crate::kernels::outer::{outer, outer_by_pairs, outer_pairs_pay};
-use crate::kernels::packing::Packed;
 use crate::kernels::parallel::Piece;
-use crate::kernels::product::{Onto, product};
+use crate::kernels::product::{Onto, RightFactor};
 use crate::kernels::rows::Rows;
 use crate::kernels::spare;
 
@@ -36,7 +35,7 @@ pub(super) struct Steps<'a> {
     /// The gradients of the gates' sums in the range, `[.., n, 4 · units]`.
     pub(super) grads: &'a [f32],
     /// The transposed weight of the input; read only where that is vectors.
-    pub(super) weight: Option<&'a Packed>,
+    pub(super) weight: Option<&'a RightFactor>,
 }
 
 impl Sums {
@@ -100,7 +99,7 @@ impl Sums {
                 grads.chunks_exact(width).for_each(|row| add(&mut self.bias, row));
                 let weight = steps.weight.expect("it was packed");
                 let x = &mut self.x[all_rows * d_input..][..rows * d_input];
-                product(simd, gates(grads), weight, Onto::Nothing, x);
+                weight.product(simd, gates(grads), Onto::Nothing, x);
             }
         }
     }
@@ -108,16 +107,16 @@ impl Sums {
     /// Goes on from the gradients of the distinct tokens' gates to those of what these come from: their
     /// vectors, `rows`, `[U, D]`, the weight, `[4 · units, D]` when transposed, and the bias.
     #[inline(always)]
-    pub(super) fn leave_table<S: Simd>(&mut self, simd: S, rows: &[f32], weight: &Packed) {
+    pub(super) fn leave_table<S: Simd>(&mut self, simd: S, rows: &[f32], weight: &RightFactor) {
         let table = std::mem::take(&mut self.table);
-        let width = weight.rows;
-        let (rows, grads) = (Rows::new(rows, weight.columns), Rows::new(&table, width));
-        self.input = spare::take(weight.columns * width);
+        let (width, d_input) = (weight.rows(), weight.columns());
+        let (rows, grads) = (Rows::new(rows, d_input), Rows::new(&table, width));
+        self.input = spare::take(d_input * width);
         outer(simd, rows, grads, Onto::Nothing, &mut self.input);
         self.bias = vec![0.0; width];
         table.chunks_exact(width).for_each(|row| add(&mut self.bias, row));
-        self.x = spare::take(rows.count() * weight.columns);
-        product(simd, grads, weight, Onto::Nothing, &mut self.x);
+        self.x = spare::take(rows.count() * d_input);
+        weight.product(simd, grads, Onto::Nothing, &mut self.x);
         spare::give(table);
     }
 }

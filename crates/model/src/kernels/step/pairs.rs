@@ -5,7 +5,7 @@ use pulp::Simd;
 
 use super::panels::{GateRow, WIDTH, add_depth, add_depths, quarters};
 use crate::kernels::pairs::{
-    BLOCK, ColumnFactors, HALF, add_pair, adds_beside_multiplying, thirds,
+    BLOCK, ColumnFactors, HALF, add_pair, adds_beside_multiplying, row_factor, thirds,
 };
 
 /// Whether products by pairs are the faster ones. With fewer lanes or units what stands around the loop, and
@@ -19,28 +19,28 @@ pub(in crate::kernels) fn pairs_pay(lanes: usize, hidden: usize) -> bool {
     are_many && adds_beside_multiplying()
 }
 
+/// The same of a sequence of so many steps, for which the weight is scaled anew.
+pub(in crate::kernels) fn pairs_pay_for(steps: usize, lanes: usize, hidden: usize) -> bool {
+    const LANES: usize = 16;
+    /// Rows of hidden states.
+    const ALL: usize = 1024;
+    lanes >= LANES && steps * lanes >= ALL && pairs_pay(lanes, hidden)
+}
+
 /// The factors of rows of hidden states.
 pub(in crate::kernels) fn row_factors(h: &[f32], hidden: usize, to: &mut [f32]) {
     for (to, row) in to.iter_mut().zip(h.chunks_exact(hidden)) {
-        let [first, second, _] = thirds(row);
-        let mut sums = [0.0; BLOCK];
-        for (first, second) in first.iter().zip(second) {
-            for (sum, (first, second)) in sums.iter_mut().zip(first.iter().zip(second)) {
-                *sum += first * second;
-            }
-        }
-        let (some, opposite) = sums.split_at(HALF);
-        *to = some.iter().sum::<f32>() - opposite.iter().sum::<f32>();
+        *to = row_factor(row);
     }
 }
 
 /// What products with a panel by pairs begin and end with.
-pub(super) type PanelFactors = ColumnFactors<WIDTH>;
+pub(in crate::kernels) type PanelFactors = ColumnFactors<WIDTH>;
 
 impl PanelFactors {
-    /// The product of rows with a vector of units of the panel, for all four gates: a tile in registers.
+    /// The product of rows with a vector of each quarter of the panel, before it is scaled: a tile in registers.
     #[inline(always)]
-    pub(super) fn multiply<S: Simd, const ROWS: usize>(
+    pub(in crate::kernels) fn add_up<S: Simd, const ROWS: usize>(
         &self,
         simd: S,
         rows: [&[f32]; ROWS],
@@ -88,6 +88,20 @@ impl PanelFactors {
             *row = &row[done..panel.len()];
         }
         add_depths(simd, &mut sums, rest, &panel[done..], part);
+        sums
+    }
+
+    /// [Adds up](Self::add_up), and scales: the product of rows that are not scaled, as hidden states are not.
+    #[inline(always)]
+    pub(super) fn multiply<S: Simd, const ROWS: usize>(
+        &self,
+        simd: S,
+        rows: [&[f32]; ROWS],
+        row_factors: &[f32; ROWS],
+        panel: &[GateRow],
+        part: usize,
+    ) -> [[S::f32s; 4]; ROWS] {
+        let mut sums = self.add_up(simd, rows, row_factors, panel, part);
         let scales = quarters(simd, &self.scales, part);
         for sums in &mut sums {
             for (sum, scale) in sums.iter_mut().zip(scales) {
