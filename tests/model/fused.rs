@@ -111,7 +111,7 @@ fn vectors_as_wide_as_the_layer_are_read_as_the_reference_reads_them() {
     }
 }
 
-/// Products by pairs are exact for what a layer puts out; it may begin with anything.
+/// Products by pairs are nearly as exact as others for what a layer puts out; it may begin with anything.
 #[test]
 fn a_layer_may_begin_with_large_states() {
     for (name, device) in cpus() {

@@ -41,7 +41,16 @@ impl Folder {
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_poquelin"));
+        let program = env!("CARGO_BIN_EXE_poquelin");
+        let mut command = match hears_signals() {
+            true => Command::new(program),
+            // What ignores them, as `nohup` does, hands that on; GNU's `env` takes it back.
+            false => {
+                let mut command = Command::new("env");
+                command.args(["--default-signal=HUP,INT,TERM", program]);
+                command
+            }
+        };
         command.args(arguments).current_dir(self.path()).stdin(Stdio::null());
         command
     }
@@ -57,26 +66,37 @@ impl Folder {
         done
     }
 
-    /// All files in it, by their paths, and what they hold.
+    /// All files and folders in it, by their paths, and what they hold.
     pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
         files(self.path())
     }
 }
 
-/// All files in a folder and those in it, by their paths, and what they hold.
+/// All files and folders in a folder and those in it, by their paths, and what they hold.
 pub fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     let Ok(entries) = std::fs::read_dir(folder) else { return found };
     for entry in entries {
         let path = entry.unwrap().path();
         match path.is_dir() {
-            true => found.extend(files(&path)),
+            true => {
+                found.extend(files(&path));
+                found.insert(format!("{}/", path.display()), Vec::new());
+            }
             false => {
                 found.insert(path.display().to_string(), std::fs::read(&path).unwrap());
             }
         }
     }
     found
+}
+
+/// Whether this process has the signals that ask a run to stop as they are by default.
+fn hears_signals() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    [1, 2, 15].iter().all(|signal| mask >> (signal - 1) & 1 == 0)
 }
 
 pub fn done(output: Output) -> Done {

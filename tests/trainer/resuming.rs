@@ -447,8 +447,25 @@ fn a_rollback_goes_behind_the_step_that_cannot_be_saved() {
     let done = folder.ok(&with(&with(&TRAIN, &DIVERGING), &every_step));
     assert!(done.stderr.contains("back to the checkpoint of step 0"), "{}", done.stderr);
     assert!(done.stderr.contains("(2 of 3 times)"), "{}", done.stderr);
-    let put_away = folder.join("runs/tiny/checkpoints/step-00000001.safetensors.damaged");
+    let put_away = folder.join("runs/tiny/checkpoints/step-00000001.safetensors.diverged");
     assert!(put_away.exists(), "nothing is thrown away");
+}
+
+#[test]
+fn a_run_that_diverged_is_resumed_from_before_the_weights_that_failed() {
+    let folder = tiny();
+    let every_step = ["--set", "checkpoint.every_seconds=0", "--set", "checkpoint.keep=3"];
+    let done = folder.run(&with(&with(&TRAIN, &DIVERGING), &every_step));
+    assert_eq!(done.code, 1, "{}", done.stderr);
+    assert!(done.stderr.contains("the checkpoint of step 0 stands"), "{}", done.stderr);
+    folder.ok(&[
+        "resume",
+        "tiny",
+        "--set",
+        "optimizer.learning_rate=0.004",
+        "--set",
+        "optimizer.clip=1",
+    ]);
 }
 
 #[test]
@@ -469,6 +486,12 @@ fn another_kind_of_average_begins_anew() {
     assert!(!has_average(), "no old average is kept as the model");
     folder.ok(&["resume", "tiny", "--epochs", "6", "--set", "average.kind=exponential"]);
     assert!(has_average());
+    // Nor does a rollback bring it back.
+    let back = ["--set", "train.on_divergence=rollback", "--set", "train.rollback_factor=1e-20"];
+    let without = ["resume", "tiny", "--epochs", "8", "--set", "average.kind=none"];
+    let done = folder.ok(&with(&with(&without, &DIVERGING), &back));
+    assert!(done.stderr.contains("(2 of 3 times)"), "{}", done.stderr);
+    assert!(!has_average(), "the average is dropped for good");
 }
 
 #[test]

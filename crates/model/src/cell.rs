@@ -39,7 +39,7 @@ pub struct LstmCell {
 }
 
 impl LstmCell {
-    /// A cell with the weights of a layer of PyTorch's `nn.LSTM`, or of its `nn.LSTMCell`.
+    /// A cell with copies of the weights of a layer of PyTorch's `nn.LSTM`, or of its `nn.LSTMCell`.
     ///
     /// # Shapes
     ///
@@ -55,13 +55,18 @@ impl LstmCell {
         weight_hh: Tensor<2>,
         biases: Option<[Tensor<1>; 2]>,
     ) -> Self {
+        fn laid<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
+            let device = tensor.device();
+            // In the order in which it is read: a transpose is only a view.
+            Param::from_data(tensor.into_data(), &device)
+        }
         let [bias_input, bias_recurrent] = match biases {
-            Some(biases) => biases.map(|bias| Some(Param::from_tensor(bias))),
+            Some(biases) => biases.map(|bias| Some(laid(bias))),
             None => [None, None],
         };
         let cell = Self {
-            weight_input: Param::from_tensor(weight_ih.transpose()),
-            weight_recurrent: Param::from_tensor(weight_hh.transpose()),
+            weight_input: laid(weight_ih.transpose()),
+            weight_recurrent: laid(weight_hh.transpose()),
             bias_input,
             bias_recurrent,
         };
@@ -136,8 +141,11 @@ impl LstmCell {
             let [rows, got] = weight.dims();
             assert_eq!(got, width, "{name}: expected [{rows}, {width}], got [{rows}, {got}]");
         }
+        let weight = self.weight_recurrent.val();
+        assert_together(&weight, &self.weight_input.val());
         for bias in [&self.bias_input, &self.bias_recurrent].into_iter().flatten() {
             assert_eq!(bias.dims(), [width], "the width 4H of a bias");
+            assert_together(&weight, &bias.val());
         }
     }
 }

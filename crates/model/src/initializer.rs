@@ -1,6 +1,7 @@
 //! Initial weights, drawn on the host.
 
 use burn::tensor::TensorData;
+use pulp::Arch;
 use rand::{Rng, RngExt};
 use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
@@ -52,7 +53,9 @@ impl Initializer {
         let drawn: Vec<Vec<f32>> = drawn
             .into_par_iter()
             .map(|numbers| match self {
-                Self::Orthogonal => orthonormalised(rows, columns, &numbers),
+                Self::Orthogonal => {
+                    Arch::new().dispatch(|| orthonormalised(rows, columns, &numbers))
+                }
                 _ => numbers.into_iter().map(|number| number as f32).collect(),
             })
             .collect();
@@ -94,22 +97,26 @@ fn normal(count: usize, generator: &mut impl Rng) -> Vec<f64> {
 
 /// Orthonormalises as many normal vectors as the shorter side has, by Gram and Schmidt's method
 /// done twice, which leaves them orthogonal to rounding.
+#[inline(always)]
 fn orthonormalised(rows: usize, columns: usize, numbers: &[f64]) -> Vec<f32> {
+    /// Vectors that are taken together: those before are read once for all of them.
+    const TOGETHER: usize = 8;
     let (vectors, length) = (rows.min(columns), rows.max(columns));
     let mut basis: Vec<Vec<f64>> = Vec::with_capacity(vectors);
-    for vector in numbers.chunks_exact(length) {
-        let mut vector = vector.to_vec();
-        for _ in 0..2 {
-            for earlier in &basis {
-                let overlap = dot(&vector, earlier);
-                for (value, direction) in vector.iter_mut().zip(earlier) {
-                    *value -= overlap * direction;
-                }
-            }
+    for numbers in numbers.chunks(TOGETHER * length) {
+        let mut together: Vec<Vec<f64>> =
+            numbers.chunks_exact(length).map(<[f64]>::to_vec).collect();
+        for earlier in basis.iter().chain(&basis) {
+            together.iter_mut().for_each(|vector| take_away(vector, earlier));
         }
-        let norm = dot(&vector, &vector).sqrt();
-        vector.iter_mut().for_each(|value| *value /= norm);
-        basis.push(vector);
+        let before = basis.len();
+        for mut vector in together {
+            let others = &basis[before..];
+            others.iter().chain(others).for_each(|earlier| take_away(&mut vector, earlier));
+            let norm = dot(&vector, &vector).sqrt();
+            vector.iter_mut().for_each(|value| *value /= norm);
+            basis.push(vector);
+        }
     }
     let element = |row: usize, column: usize| {
         if columns <= rows { basis[column][row] as f32 } else { basis[row][column] as f32 }
@@ -120,6 +127,16 @@ fn orthonormalised(rows: usize, columns: usize, numbers: &[f64]) -> Vec<f32> {
         .collect()
 }
 
+/// Takes away what a vector has of a direction, of length 1.
+#[inline(always)]
+fn take_away(vector: &mut [f64], direction: &[f64]) {
+    let overlap = dot(vector, direction);
+    for (value, direction) in vector.iter_mut().zip(direction) {
+        *value -= overlap * direction;
+    }
+}
+
+#[inline(always)]
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     /// As many sums side by side: one waits for itself.
     const SUMS: usize = 16;

@@ -201,7 +201,7 @@ pub struct EvaluateArgs {
 /// What to do with characters that the model does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum UnknownPolicy {
-    /// Refuse the text.
+    /// Refuse them.
     Error,
     /// Drop them.
     Skip,

@@ -181,18 +181,13 @@ pub enum Error {
     /// The loss or the gradient is not a number.
     #[error(
         "training diverged at step {step} (epoch {epoch}): loss {loss:.4e}, gradient norm {norm:.4e}; \
-         the weights are as before it, {}, and {} tells what was read; {}, as in \
-         `poquelin resume {} --set {}`, or let it go back by itself with train.on_divergence=rollback",
+         the weights are as before it, {}, and {} tells what was read; {advice}, or let it go back by \
+         itself with train.on_divergence=rollback",
         match checkpoint {
             Some(step) => format!("the checkpoint of step {step} stands"),
-            None => "there is no checkpoint yet".to_owned(),
+            None => "there is no checkpoint to go on from".to_owned(),
         },
-        report.display(),
-        match advice.split_once('=') {
-            Some((key, _)) if key.ends_with("clip") => format!("set {key}"),
-            _ => "lower optimizer.learning_rate".to_owned(),
-        },
-        run.display(), advice
+        report.display()
     )]
     Diverged {
         /// The step, from 1.
@@ -207,10 +202,8 @@ pub enum Error {
         checkpoint: Option<u64>,
         /// The file with more about it.
         report: PathBuf,
-        /// What may help, as `--set` takes it.
+        /// What may help.
         advice: String,
-        /// The run folder.
-        run: PathBuf,
     },
     /// The run was interrupted before there was anything to save.
     #[error("interrupted by {0} before training began; nothing was written")]
@@ -289,12 +282,16 @@ pub enum Error {
 }
 
 impl Error {
-    /// Of the text that a run had: where it cannot be read, it may lie elsewhere now.
+    /// Of the text that a run had: where it cannot be read, it may lie elsewhere now; where it has other characters, it is
+    /// another one.
     #[must_use]
     pub fn where_text_was(self) -> Self {
         match self {
             Self::Corpus { name, source: source @ CorpusError::Io(_) } => {
                 Self::TextGone { name, source }
+            }
+            Self::UnknownInText { name, unknown } => {
+                Self::CorpusChanged { name, difference: unknown.to_string() }
             }
             other => other,
         }

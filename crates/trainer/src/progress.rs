@@ -213,7 +213,8 @@ impl Status {
             done if done > 0.0 => duration(elapsed * (1.0 - share) / done),
             _ => "?".to_owned(),
         };
-        let mut text = format!("epoch {}/{}  {:3.0}%", self.epoch, self.epochs, share * 100.0);
+        let epoch = self.epoch.min(self.epochs);
+        let mut text = format!("epoch {epoch}/{}  {:3.0}%", self.epochs, share * 100.0);
         if let Some(phase) = &self.phase {
             text += &format!("  {phase}");
         }

@@ -49,7 +49,7 @@ pub struct Signals {
 const UNSAVED: i32 = 1;
 
 impl Signals {
-    /// Begins to watch. A second Ctrl-C or SIGTERM leaves at once, with exit code 1; a second SIGHUP does
+    /// Begins to watch. A second Ctrl-C, or a second SIGTERM, leaves at once, with exit code 1; a second SIGHUP does
     /// not, for terminals that go away send several. What whoever started the program has it ignore, as `nohup`
     /// does SIGHUP, stays ignored where the system tells of it: on Linux.
     ///

@@ -8,7 +8,7 @@ mod panels;
 
 pub(super) use backward::{Later, StepBackward, places_back};
 pub(super) use forward::{End, Starts, StepForward};
-pub(super) use pairs::{PanelFactors, pairs_pay, pairs_pay_for, row_factors};
+pub(super) use pairs::{PanelFactors, pairs_pay, row_factors, sequence_pairs_pay};
 pub(super) use panels::{GatePanels, GateRow, UNITS, WIDTH, add_depth, quarters};
 
 /// Which units a vector holds: from `first` on, `width` of them, at `part` of their panel's.

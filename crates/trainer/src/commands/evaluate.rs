@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use poquelin_data::Splits;
+use poquelin_data::{Corpus, Splits};
 use serde::Serialize;
 
 use super::tuning::{Texts, tune};
@@ -52,17 +52,23 @@ fn evaluate(args: &EvaluateArgs, path: &Path, mut contents: Contents) -> Result<
 
     let own = TextSource::new(&text_of_run(&args.run).unwrap_or(config.data.text.clone()));
     let source = args.text.as_ref().map_or(own.clone(), |path| TextSource::File(path.clone()));
-    let read = |source: &TextSource, data| source.read(data, Some((vocabulary, args.unknown)));
-    let mut corpus = match args.text {
-        Some(_) => read(&source, &config.data)?,
-        None => read(&source, &config.data).map_err(Error::where_text_was)?,
+    let read = |source: &TextSource, data: &DataConfig| {
+        source.read(data, Some((vocabulary, args.unknown)))
     };
-    let difference = Fingerprint::of(&corpus).difference(expected);
-    if args.text.is_some() && difference.is_some() && config.data.take > 0 {
-        // Of its own text the run took a piece; another one is meant as a whole.
-        let whole = DataConfig { take: 0, ..config.data.clone() };
-        corpus = source.read(&whole, Some((vocabulary, args.unknown)))?;
-    }
+    let found = |corpus: &Corpus| Fingerprint::of(corpus).difference(expected);
+    let corpus = match &args.text {
+        None => read(&source, &config.data).map_err(Error::where_text_was)?,
+        Some(_) if config.data.take == 0 => read(&source, &config.data)?,
+        Some(path) => {
+            // Of its own text the run took a piece; another one is meant as a whole. (A pipe can be read only once.)
+            let piece = path.is_file().then(|| read(&source, &config.data).ok()).flatten();
+            match piece.filter(|piece| found(piece).is_none()) {
+                Some(piece) => piece,
+                None => read(&source, &DataConfig { take: 0, ..config.data.clone() })?,
+            }
+        }
+    };
+    let difference = found(&corpus);
     let skipped = corpus.skipped();
     if skipped > 0 {
         let (count, name) = (thousands(skipped as u64), source.name());

@@ -44,8 +44,8 @@ pub fn run(command: Command) -> Result<(), Error> {
 fn find_model(name: &str) -> Result<(PathBuf, Contents), Error> {
     let Model { path, contents, is_final } = run_folder::find_model(name)?;
     if !is_final {
-        let (path, epoch) = (path.display(), contents.header.progress.epoch);
-        to_stderr(&format!("the run is not finished: its model is {path}, of epoch {epoch}"));
+        let (path, step) = (path.display(), contents.header.progress.step);
+        to_stderr(&format!("the run is not finished: its model is {path}, as of step {step}"));
     }
     Ok((path, contents))
 }

@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use super::print_json;
 use super::training::{
     Parts, Ready, Summary, Text, adam_w, check_device, check_terminal, finish, fresh_network,
-    machine, style, with_flags,
+    machine, remove_replaced, style, with_flags,
 };
 use crate::cli::ResumeArgs;
 use crate::config::{Changes, Config};
@@ -61,7 +61,7 @@ struct Beginning {
 }
 
 fn resume(args: &ResumeArgs, beginning: Beginning) -> Result<(), Error> {
-    let Beginning { folder, newest, mut config, changes, signals, began } = beginning;
+    let Beginning { mut folder, newest, mut config, changes, signals, began } = beginning;
     let console = Console::start(style(&args.show));
     if let Some(newest) = &newest
         && is_finished(&newest.contents.header, &config)
@@ -73,6 +73,8 @@ fn resume(args: &ResumeArgs, beginning: Beginning) -> Result<(), Error> {
             folder.path().display(),
             summary.epochs
         ));
+        // Where the process was killed right behind the summary.
+        remove_replaced(&mut folder);
         return if args.show.json { print_json(&summary) } else { Ok(()) };
     }
 
@@ -159,11 +161,9 @@ pub(super) fn revive(
     check_place(&newest, parts)?;
     let Newest { path, contents, damaged } = newest;
     let mut warnings = Vec::new();
-    let averaged_otherwise = contents.header.config.average.kind != config.average.kind;
-    let mut restored = Restored::new(&path, contents, adam_w.clone(), device)?;
-    if averaged_otherwise {
-        restored.standing.forget_average();
-    }
+    let was = contents.header.config.average.kind;
+    let mut restored =
+        Restored::new(&path, contents, adam_w.clone(), device)?.averaged(was, config.average.kind);
     read_best(folder, text, device, &mut restored.standing, &mut warnings)?;
     for (path, error) in damaged {
         folder.put_away(&path)?;

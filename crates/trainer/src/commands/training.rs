@@ -167,6 +167,12 @@ pub(super) fn complete(ready: Ready<'_>) -> Result<Finished, Error> {
         test,
     };
     folder.finish(&summary)?;
+    remove_replaced(&mut folder);
+    Ok(Finished { summary, config, vocabulary: text.vocabulary, model })
+}
+
+/// Removes the runs that a finished one replaces, and says so.
+pub(super) fn remove_replaced(folder: &mut RunFolder) {
     match folder.remove_replaced() {
         Ok(replaced) => replaced.iter().for_each(|path| {
             to_stderr(&format!("{} is removed: this run replaces it", path.display()));
@@ -175,7 +181,6 @@ pub(super) fn complete(ready: Ready<'_>) -> Result<Finished, Error> {
             to_stderr(&format!("warning: what this run replaces is still there: {error}"))
         }
     }
-    Ok(Finished { summary, config, vocabulary: text.vocabulary, model })
 }
 
 /// Finds out whether a device can do what a configuration wants of it.

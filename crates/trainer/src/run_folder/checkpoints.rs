@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::files::{rename, replace_with};
-use super::{BEST, CHECKPOINTS, DAMAGED, MODEL, RunFolder};
+use super::{BEST, CHECKPOINTS, DAMAGED, DIVERGED, MODEL, RunFolder};
 use crate::error::Error;
 use crate::model_file::Contents;
 
@@ -49,7 +49,10 @@ pub fn find_model(name: &str) -> Result<Model, Error> {
     let epoch = |(_, contents): &(PathBuf, Contents)| contents.header.progress.epoch;
     let best = match &finished {
         // Who asks for the finished model need not care for the state of another.
-        Some(_) => run.read_best().unwrap_or(None),
+        Some((_, model)) if run.is_beyond(model.header.progress.step)? => {
+            run.read_best().unwrap_or(None)
+        }
+        Some(_) => None,
         None => run.read_best()?,
     };
     match (finished, best) {
@@ -128,7 +131,8 @@ impl RunFolder {
         self.newest_of(self.checkpoints()?)
     }
 
-    /// As [`newest_checkpoint`](Self::newest_checkpoint), of those before a step. Newer ones are put away.
+    /// As [`newest_checkpoint`](Self::newest_checkpoint), of those before a step. Where there is one, the others, from
+    /// that step on, get names under which nobody looks for them.
     ///
     /// # Errors
     ///
@@ -139,9 +143,15 @@ impl RunFolder {
             self.checkpoints()?.into_iter().partition(|path| in_order(path) < in_order(&limit));
         let newest = self.newest_of(before)?;
         if newest.is_some() {
-            behind.iter().try_for_each(|path| self.put_away(path))?;
+            behind.iter().try_for_each(|path| set_aside(path, DIVERGED))?;
         }
         Ok(newest)
+    }
+
+    /// Whether there is a checkpoint behind a step.
+    fn is_beyond(&self, step: u64) -> Result<bool, Error> {
+        let limit = self.checkpoint(step);
+        Ok(self.checkpoints()?.last().is_some_and(|path| in_order(path) > in_order(&limit)))
     }
 
     fn newest_of(&self, checkpoints: Vec<PathBuf>) -> Result<Option<Newest>, Error> {
@@ -162,10 +172,7 @@ impl RunFolder {
     ///
     /// Where the file system refuses.
     pub fn put_away(&self, path: &Path) -> Result<(), Error> {
-        let mut name = path.file_name().unwrap_or_default().to_os_string();
-        name.push(DAMAGED);
-        rename(path, &path.with_file_name(name))
-            .map_err(|source| Error::Write { path: path.to_owned(), source })
+        set_aside(path, DAMAGED)
     }
 
     /// The checkpoints of steps, the newest last.
@@ -187,6 +194,14 @@ impl RunFolder {
         paths.sort_by(|a, b| in_order(a).cmp(&in_order(b)));
         Ok(paths)
     }
+}
+
+/// Gives a file a name that ends otherwise.
+fn set_aside(path: &Path, ending: &str) -> Result<(), Error> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(ending);
+    rename(path, &path.with_file_name(name))
+        .map_err(|source| Error::Write { path: path.to_owned(), source })
 }
 
 /// What checkpoints are in order by.

@@ -9,7 +9,8 @@
 //!   events.jsonl         a line per start, interrupt, failed checkpoint, ...
 //!   checkpoints/
 //!     step-00001800.safetensors           the newest few
-//!     step-00001700.safetensors.damaged   one that was found damaged, or that led to no number
+//!     step-00001700.safetensors.damaged   one that was found damaged
+//!     step-00001900.safetensors.diverged  one with weights that give no number
 //!     best.safetensors                    the best on validation text
 //!   divergence.json      the step at which the loss or the gradient was no number
 //!   model.safetensors    the finished model
@@ -55,6 +56,7 @@ const CURVES: &str = "curves.svg";
 const RUNS: &str = "runs";
 const UNFINISHED: &str = ".unfinished";
 const DAMAGED: &str = ".damaged";
+const DIVERGED: &str = ".diverged";
 const REPLACES: &str = "replaces.json";
 const LOCK: &str = ".lock";
 
@@ -176,7 +178,7 @@ impl RunFolder {
         // Somebody may have been there since it was found vacant.
         Self::check_vacant(path, replace)?;
         let mut run = Self { path: path.to_owned(), replaces: Vec::new(), lock: None };
-        let set_aside = run.set_aside()?;
+        let set_aside = run.set_aside(replace)?;
         let filled = run.fill(config, vocabulary, fingerprint);
         if filled.is_err()
             && let Some(replaced) = &set_aside
@@ -187,14 +189,20 @@ impl RunFolder {
         filled.map(|()| run)
     }
 
-    /// Gives the run that is in the way another name; gives its folder.
-    fn set_aside(&mut self) -> Result<Option<PathBuf>, Error> {
+    /// Gives the run that is in the way another name, if it may be replaced; gives its folder.
+    fn set_aside(&mut self, replace: bool) -> Result<Option<PathBuf>, Error> {
         // What is there may have replaced others, and not have come to its end.
-        self.replaces = self.read_json(REPLACES)?.unwrap_or_default();
+        self.replaces = self.read_replaces();
         let path = &self.path;
         if !path.join(CONFIG).is_file() {
             return Ok(None);
         }
+        if !replace {
+            return Err(Error::RunExists(path.clone()));
+        }
+        // Nobody begins to write there while it gets its name. (Windows renames no folder with an open file.)
+        let has_lock = cfg!(unix) && path.join(LOCK).exists();
+        let _held = has_lock.then(|| lock(path)).transpose()?;
         let free = aside(path).find(|path| !path.exists());
         let free = free.expect("the names under which runs are set aside never end");
         // It lasts through a power cut with the new folder, which is in the same one.
@@ -216,6 +224,15 @@ impl RunFolder {
         }
         replace(&self.path.join(METRICS), b"")?;
         self.describe(config, vocabulary, fingerprint)
+    }
+
+    /// The names of the folders, as far as they are there, of the runs that this one replaces. A list that cannot be read
+    /// removes nothing, and keeps no run from going on.
+    fn read_replaces(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.read_json(REPLACES).ok().flatten().unwrap_or_default();
+        names.retain(|name| self.path.with_file_name(name).exists());
+        names.dedup();
+        names
     }
 
     /// The folders of the runs that this one replaces, the latest last.
@@ -253,7 +270,7 @@ impl RunFolder {
     pub fn resume(name: &str) -> Result<Self, Error> {
         let mut run = Self::open(name)?;
         run.lock = Some(Arc::new(lock(&run.path)?));
-        run.replaces = run.read_json(REPLACES)?.unwrap_or_default();
+        run.replaces = run.read_replaces();
         let checkpoints = run.path.join(CHECKPOINTS);
         make_folder(&checkpoints)?;
         remove_unfinished(&run.path)?;
@@ -398,11 +415,14 @@ impl RunFolder {
             fs::remove_dir_all(path)
                 .map_err(|source| Error::Write { path: path.clone(), source })?;
         }
-        if !std::mem::take(&mut self.replaces).is_empty() {
-            let path = self.path.join(REPLACES);
-            fs::remove_file(&path).map_err(|source| Error::Write { path, source })?;
+        self.replaces.clear();
+        let path = self.path.join(REPLACES);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(Error::Write { path, source })
+            }
+            _ => Ok(replaced),
         }
-        Ok(replaced)
     }
 }
 

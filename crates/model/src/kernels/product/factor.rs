@@ -60,7 +60,7 @@ impl RightFactor {
         }
     }
 
-    /// As [`product`](super::product).
+    /// As [`product`](super::product); `multiplied` lends its memory.
     ///
     /// # Panics
     ///
@@ -70,17 +70,18 @@ impl RightFactor {
         &self,
         simd: S,
         left: Rows<'_>,
+        multiplied: &mut LeftRows,
         onto: Onto<'_>,
         to: &mut [f32],
     ) {
         match self {
             Self::Plain(packed) => product(simd, left, packed, onto, to),
             Self::ByPairs(panels) => {
-                let mut scaled = ScaledRows::default();
+                let scaled = &mut multiplied.0;
                 for rows in Piece::all(to.len() / panels.columns, ROWS) {
                     scaled.take(left, rows);
                     let to = &mut to[rows.start * panels.columns..][..rows.length * panels.columns];
-                    product_by_pairs(simd, &scaled, panels, panels.panels(), onto, to);
+                    product_by_pairs(simd, scaled, panels, panels.panels(), onto, to);
                 }
             }
         }

@@ -84,12 +84,12 @@ impl ScaledRows {
     pub(super) fn take(&mut self, rows: Rows<'_>, piece: Piece) {
         let width = rows.width();
         let count = piece.length * width;
-        if self.numbers.len() != count {
+        if self.numbers.len() < count {
             spare::give(std::mem::replace(&mut self.numbers, spare::take(count)));
         }
         self.factors.clear();
         self.scales.clear();
-        for (index, to) in self.numbers.chunks_exact_mut(width).enumerate() {
+        for (index, to) in self.numbers[..count].chunks_exact_mut(width).enumerate() {
             let from = rows.row(piece.start + index);
             let (up, down) = powers(mean_square(from));
             for (to, from) in to.iter_mut().zip(from) {
@@ -201,7 +201,7 @@ impl<const ROWS: usize> WithSimd for PairTile<'_, ROWS> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::RightFactor;
+    use super::super::{LeftRows, RightFactor};
     use super::*;
     use crate::kernels::on_every_machine;
     use crate::kernels::pairs::testing::drawn;
@@ -219,7 +219,8 @@ mod tests {
         #[inline(always)]
         fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
             let mut to = self.to.to_vec();
-            self.right.product(simd, self.left, self.onto, &mut to);
+            let multiplied = &mut LeftRows::default();
+            self.right.product(simd, self.left, multiplied, self.onto, &mut to);
             to
         }
     }

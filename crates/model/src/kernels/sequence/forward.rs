@@ -14,9 +14,9 @@ use crate::kernels::exchange::Exchange;
 use crate::kernels::linear;
 use crate::kernels::packing::Packed;
 use crate::kernels::parallel::{Ended, Piece, Team, for_each};
-use crate::kernels::product::{Onto, RightFactor};
+use crate::kernels::product::{LeftRows, Onto, RightFactor};
 use crate::kernels::spare;
-use crate::kernels::step::{End, GatePanels, Starts, StepForward, pairs_pay_for, row_factors};
+use crate::kernels::step::{End, GatePanels, Starts, StepForward, row_factors, sequence_pairs_pay};
 
 /// What comes out of a layer.
 #[derive(Clone, Debug)]
@@ -49,7 +49,8 @@ pub(crate) fn forward(
     let rows = rows_of_chunk(steps, shares.iter().copied());
     let lanes = shares.iter().map(|share| share.lanes.length).min().unwrap_or(0);
     // What a layer puts out is at most 1, which products by pairs take for granted; what it begins with may be anything.
-    let by_pairs = pairs_pay_for(steps, lanes, hidden) && h.iter().all(|h| h.abs() <= 1.0);
+    let by_pairs =
+        sequence_pairs_pay(lanes, steps * batch, hidden) && h.iter().all(|h| h.abs() <= 1.0);
     let packs = for_each(packs, dimensions.work(), |units| {
         let weights = Weights::new(input, weight, dimensions, units, rows);
         if by_pairs { weights.by_pairs() } else { weights }
@@ -187,6 +188,8 @@ struct Part<'a> {
     outputs: Columns<'a, MaybeUninit<f32>>,
     /// The input products of some steps, `[.., n, 4 · units]`, of an input of vectors.
     products: Vec<f32>,
+    /// The vectors, as those products have them.
+    multiplied: LeftRows,
     /// Where the gates of a step begin.
     places: Vec<usize>,
     /// The factors of the lanes' hidden states, where products are formed by pairs.
@@ -221,6 +224,7 @@ impl<'a> Part<'a> {
             keep,
             outputs,
             products: Vec::new(),
+            multiplied: LeftRows::default(),
             places: Vec::with_capacity(lanes.length),
             row_factors: match weights.recurrent.is_by_pairs() {
                 true => vec![0.0; lanes.length],
@@ -255,7 +259,8 @@ impl<'a> Part<'a> {
                     };
                     self.products.resize(range.length * lanes.length * width, 0.0);
                     let left = rows_of(x, self.dimensions, lanes, range);
-                    weight.product(simd, left, Onto::Row(bias), &mut self.products);
+                    let multiplied = &mut self.multiplied;
+                    weight.product(simd, left, multiplied, Onto::Row(bias), &mut self.products);
                 }
                 let rows = step % chunk * lanes.length..;
                 self.places.extend(rows.take(lanes.length).map(|row| row * width));

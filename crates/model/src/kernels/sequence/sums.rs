@@ -5,7 +5,7 @@ use pulp::Simd;
 use super::{Dimensions, Input, Share, rows_of};
 use crate::kernels::outer::{outer, outer_by_pairs, outer_pairs_pay};
 use crate::kernels::parallel::Piece;
-use crate::kernels::product::{Onto, RightFactor};
+use crate::kernels::product::{LeftRows, Onto, RightFactor};
 use crate::kernels::rows::Rows;
 use crate::kernels::spare;
 
@@ -19,6 +19,8 @@ pub(super) struct Sums {
     pub(super) x: Vec<f32>,
     /// Of the distinct tokens' shares of the gates, `[U, 4 · units]`.
     pub(super) table: Vec<f32>,
+    /// The gradients of the gates, as the products with the input's weight have them.
+    multiplied: LeftRows,
 }
 
 /// What a range of steps contributes comes from here.
@@ -54,7 +56,7 @@ impl Sums {
                 input: spare::take(like(weight)),
                 bias: vec![0.0; like(bias)],
                 x: spare::take(x.len() / batch * lanes.length),
-                table: Vec::new(),
+                ..Self::default()
             },
             Input::Tokens { distinct, .. } => {
                 let table = spare::zeros(distinct.count() * 4 * units.length);
@@ -99,7 +101,7 @@ impl Sums {
                 grads.chunks_exact(width).for_each(|row| add(&mut self.bias, row));
                 let weight = steps.weight.expect("it was packed");
                 let x = &mut self.x[all_rows * d_input..][..rows * d_input];
-                weight.product(simd, gates(grads), Onto::Nothing, x);
+                weight.product(simd, gates(grads), &mut self.multiplied, Onto::Nothing, x);
             }
         }
     }
@@ -116,7 +118,7 @@ impl Sums {
         self.bias = vec![0.0; width];
         table.chunks_exact(width).for_each(|row| add(&mut self.bias, row));
         self.x = spare::take(rows.count() * d_input);
-        weight.product(simd, grads, Onto::Nothing, &mut self.x);
+        weight.product(simd, grads, &mut self.multiplied, Onto::Nothing, &mut self.x);
         spare::give(table);
     }
 }

@@ -19,12 +19,11 @@ pub(in crate::kernels) fn pairs_pay(lanes: usize, hidden: usize) -> bool {
     are_many && adds_beside_multiplying()
 }
 
-/// The same of a sequence of so many steps, for which the weight is scaled anew.
-pub(in crate::kernels) fn pairs_pay_for(steps: usize, lanes: usize, hidden: usize) -> bool {
+/// The same over a sequence of so many rows in all, for which the weight is scaled anew.
+pub(in crate::kernels) fn sequence_pairs_pay(lanes: usize, rows: usize, hidden: usize) -> bool {
     const LANES: usize = 16;
-    /// Rows of hidden states.
-    const ALL: usize = 1024;
-    lanes >= LANES && steps * lanes >= ALL && pairs_pay(lanes, hidden)
+    const ROWS: usize = 1024;
+    lanes >= LANES && rows >= ROWS && pairs_pay(lanes, hidden)
 }
 
 /// The factors of rows of hidden states.

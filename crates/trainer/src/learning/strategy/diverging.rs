@@ -67,7 +67,8 @@ impl Session {
         if let Err(error) = self.settle() {
             return error;
         }
-        let newest = self.job.run.newest_checkpoint().ok().flatten();
+        // One of the weights right before the step gives no number at any rate, and is no place to go on from.
+        let newest = self.job.run.back_before(step.saturating_sub(1)).ok().flatten();
         let checkpoint = newest.map(|newest| newest.contents.header.progress.step);
         let mut norms = NormReader { path: Vec::new(), gradients, found: Vec::new() };
         let LanguageModel { network, .. } = self.learner.model();
@@ -93,13 +94,17 @@ impl Session {
             "loss": loss.to_string(),
             "gradient_norm": norm.to_string(),
         }));
-        let run = self.job.run.path().to_owned();
+        let run = self.job.run.path();
         let optimizer = &self.job.config.optimizer;
-        let advice = match optimizer.clip > 0.0 {
-            true => format!("optimizer.learning_rate={}", optimizer.learning_rate / 2.0),
-            false => "optimizer.clip=1".to_owned(),
+        let (what, set) = match optimizer.clip > 0.0 {
+            true => {
+                let half = optimizer.learning_rate / 2.0;
+                ("lower optimizer.learning_rate", format!("optimizer.learning_rate={half}"))
+            }
+            false => ("set optimizer.clip", "optimizer.clip=1".to_owned()),
         };
-        Error::Diverged { step, epoch, loss, norm, checkpoint, report: path, advice, run }
+        let advice = format!("{what}, as in `poquelin resume {} --set {set}`", run.display());
+        Error::Diverged { step, epoch, loss, norm, checkpoint, report: path, advice }
     }
 
     /// Whether a diverged run is to go back to a checkpoint once more.

@@ -16,7 +16,7 @@ use poquelin_model::{CharLstm, LstmState};
 use serde_json::json;
 
 use super::{LanguageModel, Session};
-use crate::config::OnFailure;
+use crate::config::{AverageKind, OnFailure};
 use crate::error::Error;
 use crate::learning::optimizer_state::{CapturedState, OptimizerState, TappedAdamW};
 use crate::ledger::{Best, Ledger, Progress};
@@ -51,17 +51,19 @@ pub struct Standing {
     pub best: Option<LanguageModel>,
 }
 
-impl Standing {
-    /// Begins anew with the average of the weights.
-    pub fn forget_average(&mut self) {
-        self.average = None;
-        self.ledger.averaged = 0;
-        self.ledger.triggered = false;
-        self.ledger.validations.clear();
-    }
-}
-
 impl Restored {
+    /// Begins anew with the average of the weights where it was of another kind.
+    #[must_use]
+    pub fn averaged(mut self, was: AverageKind, now: AverageKind) -> Self {
+        if was != now {
+            self.standing.average = None;
+            let ledger = &mut self.standing.ledger;
+            (ledger.averaged, ledger.triggered) = (0, false);
+            ledger.validations.clear();
+        }
+        self
+    }
+
     /// Takes a checkpoint apart.
     ///
     /// # Errors
@@ -273,10 +275,10 @@ impl Session {
 
     /// Saves what an interrupt would lose; gives the error that tells of it.
     pub(super) fn leave(&mut self, interrupt: Error) -> Error {
-        // The optimizer's state is here only if no checkpoint has it.
+        // Without the optimizer's state nothing was done since the last checkpoint, or that is on its way.
         let saved = match self.optimizer {
-            Some(_) => self.save_checkpoint(),
-            None => Ok(()),
+            Some(_) if self.writing.step != self.progress.step => self.save_checkpoint(),
+            _ => Ok(()),
         };
         self.event(json!({ "event": "interrupted" }));
         // Here no failure may pass: the run is saved, or it is not.
@@ -319,8 +321,10 @@ impl Session {
             return Err(divergence);
         };
         let device = self.job.device.clone();
+        let was = newest.contents.header.config.average.kind;
         let restored =
-            Restored::new(&newest.path, newest.contents, self.job.adam_w.clone(), &device)?;
+            Restored::new(&newest.path, newest.contents, self.job.adam_w.clone(), &device)?
+                .averaged(was, self.job.config.average.kind);
         self.count_time();
         let before = std::mem::take(&mut self.ledger);
         let mut standing = restored.standing;
