@@ -5,6 +5,8 @@
 mod decoder;
 /// The fused operation against the reference, over awkward shapes.
 mod fused;
+/// Finite differences, losses of a part of the results, frozen weights.
+mod gradients;
 /// What a training step minimises.
 mod objective;
 /// Values and gradients against PyTorch's `nn.LSTM`.

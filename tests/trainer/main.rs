@@ -11,6 +11,8 @@ mod config;
 mod damage;
 /// Devices: what is compiled in, and the GPU's loss against the CPU's.
 mod devices;
+/// Runs whose loss is no number: what is said, and the ways back.
+mod diverging;
 /// What two runs must have in common to be the same.
 mod essence;
 /// The table of docs/keeping.md.
@@ -23,7 +25,7 @@ mod faults;
 mod plot;
 /// Runs the program in a folder of its own.
 mod program;
-/// Runs that are killed, stopped, extended or diverge, and go on.
+/// Runs that are killed, stopped or extended, and go on.
 mod resuming;
 /// `train`, `evaluate`, `generate` and `corpus stats` from end to end.
 mod runs;
